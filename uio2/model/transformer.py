@@ -1,0 +1,124 @@
+"""The encoder and decoder stacks (spec: MODEL.md sections 1, 3, 7): pre-norm, RMS norm, gated MLP."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from uio2.model.attention import Attention
+from uio2.model.config import ModelConfig
+from uio2.model.layers import GatedMLP, RMSNorm
+from uio2.model.stack import Stack
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Tokens of one modality, or of several placed in one row.
+
+    Attributes:
+      embed: [b, t, d].
+      mask: bool [b, t], real tokens.
+      rotary: float32 [b, t, head_dim/2, 2], or None when the model has no positions.
+      segment_ids: int32 [b, t] or None; tokens see only their own segment.
+    """
+
+    embed: Float[Array, "b t d"]
+    mask: Bool[Array, "b t"]
+    rotary: Array | None = None
+    segment_ids: Int[Array, "b t"] | None = None
+
+
+def assemble(segments: list[Segment]) -> Segment:
+    """Places segments one after another in a row; masked positions stay where they are."""
+    if len(segments) == 1:
+        return segments[0]
+
+    def join(name: str) -> Array | None:
+        parts = [getattr(s, name) for s in segments]
+        return None if any(p is None for p in parts) else jnp.concatenate(parts, axis=1)
+
+    return Segment(join("embed"), join("mask"), join("rotary"), join("segment_ids"))
+
+
+def _attention(config: ModelConfig, rngs: nnx.Rngs) -> Attention:
+    return Attention(
+        config.emb_dim, heads=config.num_heads, head_dim=config.head_dim, qk_norm=config.qk_norm, rngs=rngs
+    )
+
+
+class EncoderBlock(nnx.Module):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.emb_dim)
+        self.attention = _attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.emb_dim)
+        self.mlp = GatedMLP(config.emb_dim, config.mlp_dim, rngs=rngs)
+
+    def __call__(self, x: Array, *, mask: Array, rotary: Array | None) -> Array:
+        y = self.attention_norm(x)
+        x = x + self.attention(y, y, mask=mask, rotary=rotary, source_rotary=rotary)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class DecoderBlock(nnx.Module):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.self_norm = RMSNorm(config.emb_dim)
+        self.self_attention = _attention(config, rngs)
+        self.cross_norm = RMSNorm(config.emb_dim)
+        self.cross_attention = _attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.emb_dim)
+        self.mlp = GatedMLP(config.emb_dim, config.mlp_dim, rngs=rngs)
+
+    def __call__(
+        self, x: Array, encoded: Array, *, self_mask: Array, cross_mask: Array,
+        rotary: Array | None, encoded_rotary: Array | None,
+    ) -> Array:  # fmt: skip
+        y = self.self_norm(x)
+        x = x + self.self_attention(y, y, mask=self_mask, rotary=rotary, source_rotary=rotary)
+        x = x + self.cross_attention(
+            self.cross_norm(x), encoded, mask=cross_mask, rotary=rotary, source_rotary=encoded_rotary
+        )
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Encoder(nnx.Module):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.blocks = Stack(
+            lambda r: EncoderBlock(config, rngs=r),
+            length=config.num_encoder_layers, unroll=config.scan_unroll, rngs=rngs,
+        )  # fmt: skip
+        self.norm = RMSNorm(config.emb_dim)
+
+    def __call__(self, row: Segment) -> Float[Array, "b t d"]:
+        mask = row.mask[:, :, None] & row.mask[:, None, :]
+        x, _ = self.blocks.scan(lambda block, h: block(h, mask=mask, rotary=row.rotary), row.embed)
+        return self.norm(x)
+
+
+class Decoder(nnx.Module):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.blocks = Stack(
+            lambda r: DecoderBlock(config, rngs=r),
+            length=config.num_decoder_layers, unroll=config.scan_unroll, rngs=rngs,
+        )  # fmt: skip
+        self.norm = RMSNorm(config.emb_dim)
+
+    def __call__(self, row: Segment, *, encoded: Array, source: Segment) -> Float[Array, "b t d"]:
+        """`source` is the encoder's input row: its mask and positions."""
+        valid = row.mask[:, :, None] & row.mask[:, None, :]
+        self_mask = valid & jnp.tril(jnp.ones(valid.shape[1:], bool))
+        if row.segment_ids is not None:
+            self_mask &= row.segment_ids[:, :, None] == row.segment_ids[:, None, :]
+        cross_mask = row.mask[:, :, None] & source.mask[:, None, :]
+        x, _ = self.blocks.scan(
+            lambda block, h: block(
+                h, encoded, self_mask=self_mask, cross_mask=cross_mask,
+                rotary=row.rotary, encoded_rotary=source.rotary,
+            ),  # fmt: skip
+            row.embed,
+        )
+        return self.norm(x)
