@@ -30,8 +30,15 @@ def _mean(sums: np.ndarray) -> np.ndarray:
     return sums[:, 0] / sums[:, 1]
 
 
-def bootstrap(sums: Float[np.ndarray, "n k"], *, statistic: Callable[[np.ndarray], np.ndarray], name: str, seed: int = 0,
-              resamples: int = 1000, confidence: float = 0.95) -> Interval:
+def bootstrap(
+    sums: Float[np.ndarray, "n k"],
+    *,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    name: str,
+    seed: int = 0,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+) -> Interval:
     """Percentile interval of a statistic of column sums.
 
     Args:
@@ -65,8 +72,9 @@ def bootstrap(sums: Float[np.ndarray, "n k"], *, statistic: Callable[[np.ndarray
     return Interval(full, float(low), float(high))
 
 
-def bootstrap_mean(scores: Float[np.ndarray, "n"], *, name: str, seed: int = 0, resamples: int = 1000,
-                   confidence: float = 0.95) -> Interval:
+def bootstrap_mean(
+    scores: Float[np.ndarray, " n"], *, name: str, seed: int = 0, resamples: int = 1000, confidence: float = 0.95
+) -> Interval:
     """Mean of per-example scores with its interval; arguments as `bootstrap`."""
     scores = np.asarray(scores, np.float64)
     rows = np.stack([scores, np.ones_like(scores)], axis=1)

@@ -50,16 +50,20 @@ def undo_box_preprocessing(boxes: Float[np.ndarray, "n 4"], *, image_info: Seque
       ValueError: `image_info` is not 11 numbers, or it tells of a crop, which loses what undoing needs.
     """
     if len(image_info) != IMAGE_INFO_LENGTH:
-        raise ValueError(f"image_info has {len(image_info)} numbers, expected {IMAGE_INFO_LENGTH}: {list(image_info)!r}")
+        raise ValueError(
+            f"image_info has {len(image_info)} numbers, expected {IMAGE_INFO_LENGTH}: {list(image_info)!r}"
+        )
     top, left, inverse_scale, height, width = image_info[:5]
     if any(image_info[5:9]):
-        raise ValueError(f"image_info {list(image_info)!r} has crop offsets; boxes can only be undone for uncropped "
-                         "(evaluation mode) images")
+        raise ValueError(
+            f"image_info {list(image_info)!r} has crop offsets; boxes can only be undone for uncropped "
+            "(evaluation mode) images"
+        )
     moved = (np.asarray(boxes, np.float64).reshape(-1, 4) - np.array([top, left, top, left])) * inverse_scale
     return np.clip(moved, 0.0, np.array([height, width, height, width]))
 
 
-def first_box(text: str, *, image_info: Sequence[float], input_size: Sequence[int]) -> Float[np.ndarray, "4"] | None:
+def first_box(text: str, *, image_info: Sequence[float], input_size: Sequence[int]) -> Float[np.ndarray, " 4"] | None:
     """The first predicted box in source pixels, or None when the text holds none.
 
     Args:

@@ -20,7 +20,7 @@ _ROUGE_BETA = 1.2
 # The COCO scorer's guards against log(0) and division by 0; part of its published figures.
 _TINY, _SMALL = 1e-15, 1e-9
 
-_WORD = re.compile(r"[a-z0-9]+(?:[.,:/][0-9]+)*(?:-[a-z0-9]+)*|n't|'(?:s|re|ve|ll|d|m)\b")
+_WORD = re.compile(r"n't\b|'(?:s|re|ve|ll|d|m)\b|[a-z0-9]+(?:[.,:/][0-9]+)*(?:-[a-z0-9]+)*")
 _CLITIC = re.compile(r"(?<=[a-z])(n't|'(?:s|re|ve|ll|d|m))\b")
 
 
@@ -33,7 +33,7 @@ def _ngrams(tokens: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1))
 
 
-def bleu_counts(candidate: Sequence[str], *, references: Sequence[Sequence[str]]) -> Float[np.ndarray, "10"]:
+def bleu_counts(candidate: Sequence[str], *, references: Sequence[Sequence[str]]) -> Float[np.ndarray, " 10"]:
     """What one example adds to corpus BLEU: matches[4], n-grams[4], candidate length, closest reference length."""
     matches, totals = [], []
     for order in range(1, MAX_ORDER + 1):
@@ -47,7 +47,7 @@ def bleu_counts(candidate: Sequence[str], *, references: Sequence[Sequence[str]]
     return np.array([*matches, *totals, len(candidate), closest], np.float64)
 
 
-def bleu(sums: Float[np.ndarray, "r 10"], *, order: int = MAX_ORDER) -> Float[np.ndarray, "r"]:
+def bleu(sums: Float[np.ndarray, "r 10"], *, order: int = MAX_ORDER) -> Float[np.ndarray, " r"]:
     """BLEU-`order` of summed `bleu_counts`."""
     sums = np.asarray(sums, np.float64)
     precision = (sums[:, :order] + _TINY) / (sums[:, MAX_ORDER : MAX_ORDER + order] + _SMALL)

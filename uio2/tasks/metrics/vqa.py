@@ -17,10 +17,8 @@ _LOOSE_POINT = re.compile(r"\.(?!\d)")
 # It also hands the value of re.UNICODE to `sub` as the count.
 _MAX_POINTS = 32
 
-_NUMBERS = {"none": "0"} | {
-    word: str(i)
-    for i, word in enumerate("zero one two three four five six seven eight nine ten".split())
-}
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"none": "0"} | {word: str(i) for i, word in enumerate(_DIGITS)}
 _ARTICLES = frozenset(("a", "an", "the"))
 
 # Spellings restored when the apostrophe is missing, one word each. Where a word has several apostrophes, each
@@ -33,12 +31,12 @@ someone'd've someone'll someone's something'd something'd've something'll that's
 they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd
 where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all
 y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+"""
 
 
 def _restorations() -> dict[str, str]:
     table = {"somebody'd": "somebodyd"}  # the official table has this one the wrong way round
-    for right in _CONTRACTIONS:
+    for right in _CONTRACTIONS.split():
         for match in re.finditer("'", right):
             table[right[: match.start()] + right[match.end() :]] = right
     return table
