@@ -37,7 +37,7 @@ def test_text_without_a_box_scores_zero(text):
 
 def test_broken_run_is_dropped_and_the_next_box_found():
     text = "<extra_id_300> cat <extra_id_200><extra_id_450><extra_id_700><extra_id_700>"
-    np.testing.assert_allclose(boxes.locations_to_boxes(text), [[0, 0.25, 0.5, 0.5]])
+    np.testing.assert_allclose(boxes.first_box(text, image_info=INFO, input_size=(100, 100)), [0, 0, 100, 50])
 
 
 def test_a_box_half_covered_is_not_yet_right():
@@ -46,10 +46,11 @@ def test_a_box_half_covered_is_not_yet_right():
 
 
 def test_a_cropped_image_is_refused():
+    text = "<extra_id_200> <extra_id_450> <extra_id_700> <extra_id_700>"
     with pytest.raises(ValueError, match="crop"):
-        boxes.undo_box_preprocessing(np.ones((1, 4)), image_info=[0, 0, 1, 10, 10, 0.1, 0, 1, 0, 10, 10])
+        boxes.first_box(text, image_info=[0, 0, 1, 10, 10, 0.1, 0, 1, 0, 10, 10], input_size=(8, 8))
     with pytest.raises(ValueError, match="11"):
-        boxes.undo_box_preprocessing(np.ones((1, 4)), image_info=[0, 0, 1])
+        boxes.first_box(text, image_info=[0, 0, 1], input_size=(8, 8))
 
 
 def test_exact_match_forgives_case_only():
