@@ -11,12 +11,13 @@ import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 RECORD = "artifact.json"
 KINDS = ("raw", "dataset", "tokenizer", "mixture", "checkpoint", "predictions", "report", "model")
+SOURCE = "source"  # the kind of files from outside the store, handed to a stage as an `Artifact` that has no record
 
 
 class ArtifactError(Exception):
@@ -62,20 +63,28 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def digest_directory(root: Path, *, volatile: Iterable[str] = ()) -> str:
-    """Hex sha256 over sorted (relative path, size, sha256) of the files below `root`.
+def digest_rows(rows: Iterable[Sequence[Any]]) -> str:
+    """Hex sha256 over sorted `[relative path, size, sha256]` rows: the digest of a directory."""
+    return hashlib.sha256(canonical_json(sorted(list(row) for row in rows)).encode()).hexdigest()
+
+
+def files_below(root: Path, *, volatile: Iterable[str] = ()) -> Iterator[tuple[str, Path]]:
+    """Yields (relative posix path, path) of the files that count for the digest of `root`.
 
     `volatile` holds glob patterns over the relative path of files whose bytes vary between equal runs
     (time stamps, logs). The record itself never counts.
     """
     patterns = tuple(volatile)
-    rows = []
     for folder, folders, files in os.walk(root):
         folders.sort()
-        for file in files:
+        for file in sorted(files):
             path = Path(folder) / file
             relative = path.relative_to(root).as_posix()
-            if relative == RECORD or any(fnmatch.fnmatch(relative, p) for p in patterns):
-                continue
-            rows.append([relative, path.stat().st_size, file_sha256(path)])
-    return hashlib.sha256(canonical_json(sorted(rows)).encode()).hexdigest()
+            if relative != RECORD and not any(fnmatch.fnmatch(relative, p) for p in patterns):
+                yield relative, path
+
+
+def digest_directory(root: Path, *, volatile: Iterable[str] = ()) -> str:
+    """Hex sha256 over sorted (relative path, size, sha256) of the files below `root` (see `files_below`)."""
+    files = files_below(root, volatile=volatile)
+    return digest_rows([relative, path.stat().st_size, file_sha256(path)] for relative, path in files)

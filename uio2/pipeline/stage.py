@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import types
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -129,3 +131,35 @@ def spec_to_json(spec: Any) -> Any:
     if spec is None or isinstance(spec, (str, int, float, bool)):
         return spec
     raise StageError(f"spec value {spec!r} of type {type(spec).__name__} is not JSON; use plain values")
+
+
+def spec_from_json(cls: type, value: Any) -> Any:
+    """The inverse of `spec_to_json`: rebuilds `cls`, nested dataclasses and tuples from its type hints."""
+    if not dataclasses.is_dataclass(cls):
+        raise StageError(f"spec class {cls!r} is not a dataclass; declare it with @dataclass(frozen=True)")
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _from_json(hints.get(name, Any), item) for name, item in value.items()})
+
+
+def _from_json(hint: Any, value: Any) -> Any:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if isinstance(value, Mapping):
+        nested = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        return spec_from_json(nested, value) if nested else dict(value)
+    if isinstance(value, list):
+        plain_list = any(option is list or typing.get_origin(option) is list for option in options)
+        args = next((typing.get_args(o) for o in options if typing.get_args(o)), (Any,))
+        hints = args if len(args) == len(value) and Ellipsis not in args else (args[0],) * len(value)
+        items = [_from_json(item_hint, item) for item_hint, item in zip(hints, value, strict=True)]
+        return items if plain_list else tuple(items)
+    return value
+
+
+def flatten(value: Any, *, prefix: str = "") -> dict[str, Any]:
+    """Nested JSON objects as `{"a.b": leaf}`; lists stay leaves. For diffs and MLflow parameters."""
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flatten(item, prefix=f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,107 @@
+"""Stage types for the tests of the spine: real processes, tiny files, no heavy import.
+
+Each execution appends `start` and `end` lines to the file named by UIO2_TEST_LOG, so that a test can see what ran.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import random
+import time
+from pathlib import Path
+
+from uio2.pipeline.stage import Pipeline, Source, Stage, StageContext, StageError, StageType
+
+
+@dataclasses.dataclass(frozen=True)
+class ToySpec:
+    """Settings of every toy stage."""
+
+    text: str = "x"
+    files: int = 3
+    sleep: float = 0.0
+    fail: str = ""
+    factor: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NeedySpec:
+    """A spec with a setting the user must give."""
+
+    path: str
+    size: tuple[int, int] = (2, 3)
+    inner: ToySpec = ToySpec()
+
+
+def note(name: str, event: str) -> None:
+    """Appends a line; one write, so lines of several processes do not mix."""
+    log = os.environ.get("UIO2_TEST_LOG")
+    if log:
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, f"{time.time():.6f} {os.getpid()} {name} {event}\n".encode())
+        os.close(descriptor)
+
+
+def run(spec: ToySpec, context: StageContext) -> dict:
+    """Writes files that depend on the spec and the inputs alone, a line of work at a time, resuming what it finds."""
+    name = context.out.parent.name
+    note(name, "start")
+    if spec.fail == "stage":
+        raise StageError("key 'a' is 3, expected a word; write a word")
+    if spec.fail == "bug":
+        raise KeyError("nothing here")
+    if spec.fail == "exit":
+        print("about to leave", flush=True)
+        os._exit(7)
+    seed = spec.text + "".join(f"{key}={artifact.digest}" for key, artifact in sorted(context.inputs.items()))
+    for index in range(spec.files):
+        kept = context.work / f"{index}.txt"
+        if not kept.exists():
+            time.sleep(spec.sleep / spec.files)
+            temporary = context.work / ".part"
+            temporary.write_text(hashlib.sha256(f"{seed}{index}".encode()).hexdigest() * 50)
+            temporary.rename(kept)
+        context.progress(index + 1, spec.files, "files")
+        context.metric(index, {"loss": 1.0 / (index + 1)})
+        (context.out / f"part{index}").mkdir()
+        (context.out / f"part{index}" / "data.txt").write_text(kept.read_text())
+    (context.out / "when.log").write_text(str(random.SystemRandom().random()))
+    note(name, "end")
+    return {"files": spec.files, "nested": {"mean": 0.5}}
+
+
+def run_score(spec: ToySpec, context: StageContext) -> dict:
+    """Like a score stage: leaves `metrics.json`."""
+    stats = run(spec, context)
+    row = '{"toy/acc": {"value": 0.75, "low": 0.7, "high": 0.8, "baseline": 0.25, "n": 40}}'
+    (context.out / "metrics.json").write_text(row)
+    return stats
+
+
+TOY = StageType(name="toy", kind="raw", spec=ToySpec, run="tests.pipeline.toy_stages:run", volatile=("*.log",))
+SCORE = StageType(
+    name="score", kind="report", spec=ToySpec, run="tests.pipeline.toy_stages:run_score", volatile=("*.log",)
+)
+MODEL = StageType(
+    name="model",
+    kind="model",
+    spec=ToySpec,
+    run="tests.pipeline.toy_stages:run",
+    volatile=("*.log",),
+    registers_model=True,
+)
+
+
+def pipeline(*, sleep: float = 0.0, source: Path | None = None, name: str = "toys", **texts: str) -> Pipeline:
+    """a -> b, a -> c, (b, c) -> d: four stages, a diamond; `texts` sets the text of stages by name."""
+
+    def spec(stage: str) -> ToySpec:
+        return ToySpec(text=texts.get(stage, "x"), sleep=sleep)
+
+    a = Stage("a", TOY, spec("a"), {"files": Source(str(source))} if source else {})
+    b = Stage("b", TOY, spec("b"), {"a": a})
+    c = Stage("c", SCORE, spec("c"), {"a": a})
+    d = Stage("d", MODEL, spec("d"), {"b": b, "c": c})
+    return Pipeline(name, (a, b, c, d))

@@ -1,0 +1,156 @@
+"""From a model back to raw files, from the records alone, every digest read again.
+
+Works with MLflow gone. Each artifact is checked three ways: its files against the digest in its record, its record's
+recipe against its own fingerprint, and its digest against what the artifact made from it says it was given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from uio2.pipeline import registry
+from uio2.pipeline.artifact import SOURCE, ArtifactError, canonical_json, digest_directory
+from uio2.pipeline.sources import source_digest
+from uio2.pipeline.stage import StageError
+from uio2.pipeline.store import Record, Store, read_record
+
+OK, MISMATCH, MISSING = "ok", "MISMATCH", "MISSING"
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One artifact or source in a chain.
+
+    Attributes:
+      name: artifact name; for a source its input name.
+      kind, version, digest, fingerprint: as recorded (a source has only kind and digest).
+      uri: where it lies.
+      status: "ok", "MISMATCH" or "MISSING".
+      detail: what is wrong, or figures worth a line.
+      depth: distance from the start.
+      role: input name under which the node below it uses it; "" at the start.
+      seen: this node was shown (with its inputs) before.
+    """
+
+    name: str
+    kind: str
+    version: str
+    digest: str
+    fingerprint: str
+    uri: str
+    status: str
+    detail: str
+    depth: int
+    role: str
+    seen: bool = False
+
+
+def resolve(store: Store, reference: str) -> tuple[Record, Path]:
+    """The record behind `MODEL[@N]` or `PIPELINE/STAGE[@VERSION]`; StageError with what is there otherwise."""
+    name, _, version = reference.partition("@")
+    if "/" in name:
+        found = store.newest(name, version=version or None)
+        if found is None:
+            known = sorted({f"{r['name']}@{r['version']}" for r, _ in store.records()})
+            raise StageError(f"no artifact {reference!r} in {store.root}; there are: {', '.join(known) or 'none'}")
+        return found
+    known_versions = registry.versions(store, name)
+    chosen = [v for v in known_versions if not version or str(v.number) == version]
+    if not chosen:
+        known = [f"{m}@{v.number}" for m in registry.models(store) for v in registry.versions(store, m)]
+        raise StageError(f"no model {reference!r} in {store.root}; there are: {', '.join(known) or 'none'}")
+    model = chosen[-1]
+    found = store.newest(model.artifact, version=model.fingerprint)
+    if found is None or found[0]["digest"] != model.digest:
+        raise StageError(
+            f"model {name}@{model.number}: {model.artifact} {model.fingerprint[:12]} is gone from the store"
+        )
+    return found
+
+
+def walk(store: Store, reference: str) -> Iterator[Node]:
+    """Yields the chain depth first, start to raw files; each artifact's bytes are read once."""
+    record, path = resolve(store, reference)
+    yield from _walk(store, record, path, role="", depth=0, expected=record["digest"], seen=set())
+
+
+def _walk(
+    store: Store, record: Record, path: Path, *, role: str, depth: int, expected: str, seen: set[str]
+) -> Iterator[Node]:
+    fields = {key: record[key] for key in ("name", "kind", "version", "digest", "fingerprint")}
+    if record["fingerprint"] in seen:
+        yield Node(**fields, uri=str(path), status=OK, detail="shown above", depth=depth, role=role, seen=True)
+        return
+    seen.add(record["fingerprint"])
+    status, detail = check(record, path, expected=expected)
+    yield Node(**fields, uri=str(path), status=status, detail=detail, depth=depth, role=role)
+    for key, value in record["inputs"].items():
+        if value["kind"] == SOURCE:
+            yield _source(value, role=key, depth=depth + 1, seen=seen)
+            continue
+        found = store.newest(value["name"], version=value["fingerprint"])
+        if found is None:
+            missing = {k: value[k] for k in ("name", "kind", "version", "digest", "fingerprint")}
+            yield Node(**missing, uri="", status=MISSING, detail="no record in the store", depth=depth + 1, role=key)
+        else:
+            yield from _walk(store, *found, role=key, depth=depth + 1, expected=value["digest"], seen=seen)
+
+
+def _source(value: dict[str, Any], *, role: str, depth: int, seen: set[str]) -> Node:
+    path = Path(value["path"])
+    again = value["digest"] in seen
+    seen.add(value["digest"])
+    if not path.exists():
+        status, detail = MISSING, "the path is gone"
+    elif not again and (digest := source_digest(path)) != value["digest"]:
+        status, detail = MISMATCH, f"content is {digest[:12]}"
+    else:
+        status, detail = OK, ""
+    return Node(
+        value["name"], SOURCE, "", value["digest"], "", str(path), status, detail, depth=depth, role=role, seen=again
+    )
+
+
+def check(record: Record, path: Path, *, expected: str) -> tuple[str, str]:
+    """(status, detail) of one artifact."""
+    identity = {
+        "stage": record["stage"],
+        "code_version": record["code_version"],
+        "spec": record["spec"],
+        "inputs": {key: value["digest"] for key, value in record["inputs"].items()},
+    }
+    if hashlib.sha256(canonical_json(identity).encode()).hexdigest() != record["fingerprint"]:
+        return MISMATCH, "the record's recipe does not give its fingerprint: the record was edited"
+    if record["digest"] != expected:
+        return MISMATCH, f"it was {expected[:12]} when it was used"
+    digest = digest_directory(path, volatile=record["volatile"])
+    if digest != record["digest"]:
+        return MISMATCH, f"the files give {digest[:12]}: they were changed after publishing"
+    return OK, ""
+
+
+def ancestry(path: Path) -> list[Record]:
+    """The records behind a published directory, itself first, inputs after; for a report that shows lineage.
+
+    Finds the other artifacts beside it in the same store; reads records only, no data. Sources have no record:
+    they are in the `inputs` of the one that read them.
+    """
+    record = read_record(path)
+    if record is None:
+        raise ArtifactError(f"{path} has no record")
+    store = Store(path.parents[3])
+    found: dict[str, Record] = {}
+    queue = [record]
+    while queue:
+        current = queue.pop(0)
+        if current["fingerprint"] in found:
+            continue
+        found[current["fingerprint"]] = current
+        for value in current["inputs"].values():
+            if value["kind"] != SOURCE and (item := store.newest(value["name"], version=value["fingerprint"])):
+                queue.append(item[0])
+    return list(found.values())

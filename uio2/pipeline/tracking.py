@@ -1,0 +1,136 @@
+"""MLflow: one run per stage execution, written behind the running stage and repaired from the records.
+
+The records in the store are the truth. A `Tracker` only mirrors them: it works in a thread of its own (importing
+MLflow costs 4 s, making its tables 3 to 20 s, both while a stage runs), and when MLflow fails it says so once and the
+pipeline goes on; `reconcile` makes the missing runs the next time. Each artifact that has its run gets an empty file
+`cache/mlflow/<fp16>`, so asking "is everything mirrored?" imports nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import queue
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from uio2.pipeline.console import Console
+from uio2.pipeline.store import Store
+
+POLL_S = 10.0  # how often metrics of a running stage are passed on
+SETTING = "UIO2_MLFLOW"  # "off" turns tracking off; a tracking URI replaces the SQLite file in the store
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One execution of a stage, from its start on.
+
+    Attributes:
+      id: name of the attempt directory, unique.
+      fingerprint: of the stage.
+      name: artifact name, `<pipeline>/<stage>`.
+      started: seconds since the epoch.
+      log, metrics: files, relative to the store.
+      recipe: kind, version, spec, inputs ... as in the record.
+    """
+
+    id: str
+    fingerprint: str
+    name: str
+    started: float
+    log: str
+    metrics: str
+    recipe: Mapping[str, Any]
+
+
+class Tracker:
+    """A tracker that tracks nothing: for tests, and for `UIO2_MLFLOW=off`."""
+
+    def begin(self, attempt: Attempt) -> None:
+        """A stage has started."""
+
+    def end(self, attempt: Attempt, status: str, *, error: str = "") -> None:
+        """It has ended: FINISHED (the record is published), FAILED or KILLED."""
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+
+
+def tracking_uri(store: Store) -> str:
+    """The setting, MLFLOW_TRACKING_URI, or the SQLite file in the store; empty if tracking is off."""
+    setting = os.environ.get(SETTING, "")
+    if setting.lower() in ("off", "0", "none"):
+        return ""
+    return setting or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{store.root / 'mlflow.db'}"
+
+
+def unmirrored(store: Store) -> bool:
+    """Whether a published artifact has no finished MLflow run yet (and tracking is on)."""
+    if not tracking_uri(store):
+        return False
+    marks = store.root / "cache" / "mlflow"
+    return any(not (marks / record["fingerprint"][:16]).exists() for record, _ in store.records())
+
+
+def open_tracker(store: Store, *, pipeline: str, console: Console) -> Tracker:
+    """The tracker the settings ask for."""
+    uri = tracking_uri(store)
+    return MlflowTracker(store, uri=uri, pipeline=pipeline, console=console) if uri else Tracker()
+
+
+class MlflowTracker(Tracker):
+    """Hands events to a thread that owns the MLflow client."""
+
+    def __init__(self, store: Store, *, uri: str, pipeline: str, console: Console):
+        self._store = store
+        self._uri = uri
+        self._pipeline = pipeline
+        self._console = console
+        self._events: queue.Queue[tuple | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def begin(self, attempt: Attempt) -> None:
+        self._events.put(("begin", attempt))
+
+    def end(self, attempt: Attempt, status: str, *, error: str = "") -> None:
+        self._events.put(("end", attempt, status, error))
+
+    def close(self) -> None:
+        self._events.put(None)
+        self._thread.join(timeout=2)
+        if self._thread.is_alive():
+            self._console.line("mlflow", "writing the last records")
+            self._thread.join(timeout=180)
+
+    def _work(self) -> None:
+        try:
+            from uio2.pipeline.mlflow_runs import MlflowRuns
+
+            runs = MlflowRuns(self._store, uri=self._uri)
+            runs.close_dead()
+            self._serve(runs)
+            runs.reconcile()
+        except Exception as error:  # the named boundary: MLflow never stops a pipeline
+            text = (str(error).splitlines() or [""])[0]
+            self._console.line("mlflow", f"not written ({type(error).__name__}: {text}); the next run repairs it")
+
+    def _serve(self, runs: Any) -> None:
+        open_attempts: dict[str, Attempt] = {}
+        while True:
+            try:
+                event = self._events.get(timeout=POLL_S)
+            except queue.Empty:
+                for attempt in open_attempts.values():
+                    runs.log_metrics(attempt.id, attempt.metrics)
+                continue
+            if event is None:
+                return
+            attempt = event[1]
+            if event[0] == "begin":
+                open_attempts[attempt.id] = attempt
+                runs.start(attempt)
+            else:
+                open_attempts.pop(attempt.id, None)
+                runs.finish(attempt, status=event[2], error=event[3])
