@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from tests.tasks import golden
+import task_golden as golden
 from uio2.tasks import locations
 from uio2.tasks.vocabulary import NUM_SPECIAL, UnifiedVocabulary, VocabularyError, extend_model
 

@@ -1,0 +1,159 @@
+"""Stage 1 for images: onto the model's canvas, with what is needed to undo it; and patches for stage 2.
+
+The numbers (`place`) are computed before any pixel moves, so a task can look where its box would land
+and choose another placement before paying for a resize. Source of the rules: MODEL.md section 13.
+
+`image_info`, float32 [11]: top pad, left pad, 1/scale, height, width, offset_y/height, offset_x/width,
+offset_y, offset_x, scaled height, scaled width; height and width are the source image's, the rest canvas pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+TRAIN_SCALE = (0.75, 1.3333)
+SMALLEST_SIDE = 64.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """The image input's shape: size (height, width) in pixels, multiples of the patch side."""
+
+    size: tuple[int, int] = (384, 384)
+    patch: int = 16
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.size[0] // self.patch, self.size[1] // self.patch
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a source image goes; all tensors.
+
+    Attributes:
+      source: float32 [2], height and width of the source image.
+      scale: float32 scalar, canvas pixels per source pixel.
+      scaled: int32 [2], size after the resize, before the crop.
+      offset: int32 [2], top left corner of the crop in the scaled image.
+      pad: int32 [2], rows above and columns left of the crop on the canvas.
+      crop: int32 [2], size of the crop.
+    """
+
+    source: tf.Tensor
+    scale: tf.Tensor
+    scaled: tf.Tensor
+    offset: tf.Tensor
+    pad: tf.Tensor
+    crop: tf.Tensor
+
+    def info(self) -> tf.Tensor:
+        """The 11 numbers of `image_info`."""
+        offset = tf.cast(self.offset, tf.float32)
+        inverse = tf.reshape(1.0 / self.scale, [1])
+        pad, scaled = tf.cast(self.pad, tf.float32), tf.cast(self.scaled, tf.float32)
+        return tf.concat([pad, inverse, self.source, offset / self.source, offset, scaled], 0)
+
+
+def _finish(source: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor | None, size: tuple[int, int]) -> Placement:
+    scaled = tf.maximum(tf.cast(source * scale, tf.int32), 1)
+    canvas = tf.constant(size, tf.int32)
+    offset = tf.zeros(2, tf.int32)
+    if draws is not None:
+        offset = tf.cast(tf.cast(tf.maximum(scaled - canvas, 0), tf.float32) * draws, tf.int32)
+    crop = tf.minimum(scaled - offset, canvas)
+    return Placement(source, scale, scaled, offset, (canvas - crop) // 2, crop)
+
+
+def place(source: tf.Tensor, *, size: tuple[int, int]) -> Placement:
+    """Fits the whole image into the canvas, centred.
+
+    Args:
+      source: float32 [2], height and width of the image.
+      size: height and width of the canvas.
+    """
+    return _finish(source, tf.reduce_min(tf.constant(size, tf.float32) / source), None, size)
+
+
+def place_randomly(source: tf.Tensor, *, size: tuple[int, int], draws: tf.Tensor) -> Placement:
+    """Random scale and crop for training.
+
+    Args:
+      source: float32 [2], height and width of the image.
+      size: height and width of the canvas.
+      draws: float32 [4] in 0..1: scale, choice of the side that must fit, vertical and horizontal offset.
+    """
+    low, high = TRAIN_SCALE
+    canvas = tf.constant(size, tf.float32)
+    target = tf.floor((low + draws[0] * (high - low)) * canvas)
+    ratios = target / source
+    scale = tf.where(draws[1] < 0.5, tf.reduce_max(ratios), tf.reduce_min(ratios))
+    scale = tf.maximum(scale, SMALLEST_SIDE / tf.reduce_min(source))
+    return _finish(source, scale, draws[2:4], size)
+
+
+def choose(condition: tf.Tensor, yes: Placement, no: Placement) -> Placement:
+    """`yes` where the scalar condition holds, else `no`."""
+    fields = [f.name for f in dataclasses.fields(Placement)]
+    return Placement(**{f: tf.where(condition, getattr(yes, f), getattr(no, f)) for f in fields})
+
+
+def render(image: tf.Tensor, placement: Placement, *, size: tuple[int, int], method: str = "bilinear") -> tf.Tensor:
+    """The image on the canvas: float32 [H, W, 3] in 0..1, zero outside.
+
+    Args:
+      image: uint8 or float32 [h, w, 3]; floats are in 0..1 already.
+      placement: for this image's size.
+      size: height and width of the canvas.
+      method: a `tf.image.ResizeMethod`; antialiased.
+    """
+    image = tf.image.convert_image_dtype(image, tf.float32)
+    same = tf.reduce_all(tf.shape(image)[:2] == placement.scaled)
+
+    def resized() -> tf.Tensor:
+        return tf.clip_by_value(tf.image.resize(image, placement.scaled, method=method, antialias=True), 0.0, 1.0)
+
+    # At scale 1 the resize is the identity and would cost more than the decode.
+    image = tf.cond(same, lambda: image, resized)
+    top, left = placement.offset[0], placement.offset[1]
+    image = image[top : top + placement.crop[0], left : left + placement.crop[1]]
+    after = tf.constant(size, tf.int32) - placement.crop - placement.pad
+    padding = tf.concat([tf.stack([placement.pad, after], 1), [[0, 0]]], 0)
+    return tf.ensure_shape(tf.pad(image, padding), [*size, 3])
+
+
+def pixel_mask(placement: Placement, *, size: tuple[int, int]) -> tf.Tensor:
+    """bool [H, W]: true where the canvas holds image."""
+    rows, columns = tf.range(size[0]), tf.range(size[1])
+    start, stop = placement.pad, placement.pad + placement.crop
+    inside_rows = (rows >= start[0]) & (rows < stop[0])
+    inside_columns = (columns >= start[1]) & (columns < stop[1])
+    return inside_rows[:, None] & inside_columns[None]
+
+
+def normalise(images: tf.Tensor) -> tf.Tensor:
+    """0..1 to CLIP's mean and deviation; padding becomes -mean/std, as the published models saw it."""
+    return (images - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
+
+
+def patchify(images: tf.Tensor, *, patch: int) -> tf.Tensor:
+    """[B, H, W, C] to [B, rows*columns, patch*patch*C]; row-major grid, each patch row, column, channel."""
+    _, height, width, channels = images.shape
+    rows, columns = height // patch, width // patch
+    blocks = tf.reshape(images, [-1, rows, patch, columns, patch, channels])
+    return tf.reshape(tf.transpose(blocks, [0, 1, 3, 2, 4, 5]), [-1, rows * columns, patch * patch * channels])
+
+
+def patch_mask(masks: tf.Tensor, *, patch: int) -> tf.Tensor:
+    """bool [B, H, W] to int32 [B, rows*columns]: the pixel right below the centre of each patch decides."""
+    centres = masks[:, patch // 2 :: patch, patch // 2 :: patch]
+    return tf.reshape(tf.cast(centres, tf.int32), [-1, centres.shape[1] * centres.shape[2]])
