@@ -1,0 +1,83 @@
+"""The constant answers a model must beat, learned from the training split.
+
+Without them a figure says little: always answering "yes" is right for a third of VQA questions, and the mean box
+covers half of a centred object. Ties go to the alphabetically first answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from uio2.evaluate.datasets import examples, open_dataset
+from uio2.evaluate.families import BOX_CLASSIFICATION, CAPTION, REFEXP, VQA, Family
+from uio2.pipeline.artifact import Artifact
+
+Progress = Callable[[str], None]
+# A text, or a box `[y1, x1, y2, x2]` as fractions of the image; None where the training split holds no answer.
+Baseline = str | tuple[float, float, float, float] | None
+
+
+def learn_baselines(
+    families: Iterable[Family], *, inputs: Mapping[str, Artifact], split: str, limit: int, progress: Progress
+) -> dict[str, Baseline]:
+    """Baseline of each family by its name; the datasets are the inputs `coco` and `refcoco`, each read once."""
+    wanted = {f.name for f in families}
+    found: dict[str, Baseline] = {}
+    if wanted & {CAPTION.name, VQA.name, BOX_CLASSIFICATION.name}:
+        progress("baselines: texts of the training split")
+        found |= _from_coco(inputs, split=split, limit=limit)
+    if REFEXP.name in wanted:
+        progress("baselines: boxes of the training split")
+        found[REFEXP.name] = _mean_box(inputs, split=split, limit=limit)
+    return {name: found[name] for name in sorted(wanted)}
+
+
+def _from_coco(inputs: Mapping[str, Artifact], *, split: str, limit: int) -> dict[str, Baseline]:
+    builder = open_dataset(inputs, name="coco", why="the baseline of captions, questions and box classes")
+    captions: Counter[str] = Counter()
+    answers: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    wanted = {"captions": {"text": True}, "vqa": {"answers": True}, "objects": {"label": True}}
+    features = {name: leaves for name, leaves in wanted.items() if name in builder.info.features}
+    names = builder.info.features["objects"]["label"].names
+    for example in examples(builder, split=split, features=features, limit=limit):
+        captions.update(_texts(example.get("captions", {}).get("text", ())))
+        for given in _rows(example.get("vqa", {}).get("answers", ())):
+            answers.update([_most_frequent(Counter(_texts(given)))])
+        labels.update(names[i] for i in example["objects"]["label"])
+    return {
+        CAPTION.name: _most_frequent(captions),
+        VQA.name: _most_frequent(answers),
+        BOX_CLASSIFICATION.name: _most_frequent(labels),
+    }
+
+
+def _mean_box(inputs: Mapping[str, Artifact], *, split: str, limit: int) -> Baseline:
+    builder = open_dataset(inputs, name="refcoco", why="the mean-box baseline of referring expressions")
+    total, count = np.zeros(4), 0
+    for example in examples(builder, split=split, features={"objects": {"bbox": True}}, limit=limit):
+        boxes = np.asarray(example["objects"]["bbox"], np.float64).reshape(-1, 4)
+        total += boxes.sum(axis=0)
+        count += len(boxes)
+    if not count:
+        return None
+    y1, x1, y2, x2 = (round(float(v), 6) for v in total / count)
+    return y1, x1, y2, x2
+
+
+def _most_frequent(counts: Counter[str | None]) -> str | None:
+    known = {text: n for text, n in counts.items() if text is not None}
+    return min(known, key=lambda text: (-known[text], text)) if known else None
+
+
+def _rows(value: Any) -> Iterable[Any]:
+    # TFDS hands a nested sequence back as a RaggedTensorValue, a fixed inner length as an array.
+    return value.to_list() if hasattr(value, "to_list") else value
+
+
+def _texts(values: Iterable[Any]) -> list[str]:
+    return [v.decode("utf-8") if isinstance(v, bytes) else str(v) for v in values]

@@ -1,0 +1,127 @@
+"""Recipes of the evaluation stages; light, nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from uio2.pipeline.stage import StageError, StageType
+from uio2.tasks.specs import FIRST_TASKS
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictSpec:
+    """What is predicted, and how it is decoded (greedily).
+
+    Attributes:
+      tasks: task names; those the mixture does not hold are left out and counted in the stats.
+      split: dataset split.
+      batch_size: examples decoded together.
+      max_examples: of each task, the first this many in the order of the stored data; 0 takes all.
+      max_length: longest answer in tokens, end marker included; boxes take fewer (`Family.max_length`).
+      shard_size: examples of one prediction file; a killed run resumes after the last finished one.
+    """
+
+    tasks: tuple[str, ...] = FIRST_TASKS
+    split: str = "validation"
+    batch_size: int = 64
+    max_examples: int = 0
+    max_length: int = 32
+    shard_size: int = 512
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch_size", "max_length", "shard_size")
+        _not_negative(self, "max_examples")
+        if not self.tasks:
+            raise StageError("PredictSpec.tasks is empty; expected at least one task name")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreSpec:
+    """How sure a figure is.
+
+    Attributes:
+      resamples: bootstrap draws behind each interval.
+      confidence: share of them inside the interval.
+      seed: other number, other draws.
+      baseline_split: split that the baselines are learned from.
+      max_baseline_examples: stored examples read for them, the first this many; 0 reads all.
+    """
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    baseline_split: str = "train"
+    max_baseline_examples: int = 0
+
+    def __post_init__(self) -> None:
+        _positive(self, "resamples")
+        _not_negative(self, "max_baseline_examples")
+        if not 0 < self.confidence < 1:
+            raise StageError(f"ScoreSpec.confidence is {self.confidence}; expected a number between 0 and 1, as 0.95")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportSpec:
+    """What the page shows.
+
+    Attributes:
+      title: heading; empty takes the pipeline's name.
+      num_examples: sample pictures of each task, and half as many best and worst each.
+      max_image_side: pictures are shrunk to this side in pixels; smaller ones are kept as they are.
+      max_classes: rows of the confusion table; rarer classes share the last row.
+      max_slices: question kinds listed.
+    """
+
+    title: str = ""
+    num_examples: int = 8
+    max_image_side: int = 320
+    max_classes: int = 12
+    max_slices: int = 10
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_examples", "max_image_side", "max_classes", "max_slices")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromoteSpec:
+    """What a model must reach to be registered.
+
+    Attributes:
+      model_name: name in the model registry.
+      min_value: metric key -> the figure must be at least this.
+      min_margin: metric key -> the lower end of the interval must exceed the baseline by at least this.
+      max_fall: metric key -> it may fall this far below the reigning model's figure (input `champion`), no further;
+        not asked when there is none.
+    """
+
+    model_name: str = "uio2"
+    min_value: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    min_margin: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    max_fall: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.model_name:
+            raise StageError(
+                "PromoteSpec.model_name is empty; expected the name of a registered model, as 'uio2-digits'"
+            )
+
+
+def _positive(spec: object, *fields: str) -> None:
+    for field in fields:
+        if getattr(spec, field) < 1:
+            raise StageError(f"{type(spec).__name__}.{field} is {getattr(spec, field)}; expected 1 or more")
+
+
+def _not_negative(spec: object, *fields: str) -> None:
+    for field in fields:
+        if getattr(spec, field) < 0:
+            raise StageError(f"{type(spec).__name__}.{field} is {getattr(spec, field)}; expected 0 (all) or more")
+
+
+PREDICT = StageType(name="predict", kind="predictions", spec=PredictSpec, run="uio2.evaluate.predict:run")
+SCORE = StageType(name="score", kind="report", spec=ScoreSpec, run="uio2.evaluate.score:run")
+REPORT = StageType(name="report", kind="report", spec=ReportSpec, run="uio2.evaluate.report:run")
+PROMOTE = StageType(
+    name="promote", kind="model", spec=PromoteSpec, run="uio2.evaluate.promote:run", registers_model=True
+)
