@@ -1,7 +1,7 @@
 """Annotation files in the layouts of COCO, VQA v2 and REFER, built up in memory and written at the end.
 
-Made for generated sets of up to some 100,000 images (about 3 kB of annotations each). Key order and number formats are fixed, so equal
-content gives equal bytes.
+Made for generated sets of up to some 100,000 images (about 3 kB of annotations each). Key order and number
+formats are fixed, so equal content gives equal bytes.
 """
 
 from __future__ import annotations

@@ -32,11 +32,15 @@ def _joined(phrases: Sequence[str]) -> str:
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
+def _a(digit: int) -> str:
+    return f"an {digit}" if digit == 8 else f"a {digit}"
+
+
 def captions(objects: Sequence[Placed]) -> list[str]:
     """Five captions (as COCO has), digits named from left to right."""
     row = sorted(objects, key=lambda p: (p.left + p.size / 2, p.top))
     coloured = _joined([f"a {p.colour} {p.digit}" for p in row])
-    plain = _joined([f"a {p.digit}" for p in row])
+    plain = _joined([_a(p.digit) for p in row])
     count = COUNT_WORDS.get(len(row), f"{len(row)} digits")
     return [
         coloured,
@@ -52,7 +56,7 @@ def _exists(rng: np.random.Generator, objects: Sequence[Placed]) -> Question:
     absent = [d for d in range(DIGIT_CLASSES) if d not in present]
     yes = bool(rng.integers(2))
     digit = int(rng.choice(present if yes else absent))
-    return Question(f"Is there a {digit}?", "yes" if yes else "no", "is there a", "yes/no")
+    return Question(f"Is there {_a(digit)}?", "yes" if yes else "no", "is there a", "yes/no")
 
 
 def _count(rng: np.random.Generator, objects: Sequence[Placed]) -> Question:

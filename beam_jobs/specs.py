@@ -81,13 +81,13 @@ class RefCocoSpec:
     """The `ref_coco` dataset: images with referring expressions.
 
     Attributes:
-      dataset: folder below the `refer` root (`refcoco`, `refcoco+`, `refcocog`); "" takes the only one there is.
-      split_by: which `refs(SPLIT_BY)` file; "" takes the only one there is.
+      dataset: folder below the `refer` root; "" takes the first of `refcoco`, `refcoco+`, `refcocog` that is there.
+      split_by: which `refs(SPLIT_BY)` file; "" takes the first of `unc`, `umd`, `google` that is there.
       num_shards, max_dropped_fraction, limit, max_pixels, version: as for `CocoSpec`.
     """
 
-    dataset: str = "refcoco"
-    split_by: str = "unc"
+    dataset: str = ""
+    split_by: str = ""
     num_shards: int = 8
     max_dropped_fraction: float = 0.01
     limit: int | None = None

@@ -1,0 +1,250 @@
+"""Runs a dataset job from raw files to a verified TFDS folder, and says what came of every record.
+
+    work/shards/, work/letters/, work/*.jsonl      what the Beam graph leaves; finished shards survive a kill
+    out/<name>/<version>/                          shards, features.json, dataset_info.json
+    out/dead_letters/*.jsonl                       every dropped record with its reason
+    out/accounting.json                            per kind: in = written + dropped by reason + over_limit
+
+"Written" is counted by reading the published shards through once more, never by trusting the writers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from beam_jobs.dead_letters import check_threshold, dropped_by_reason
+from beam_jobs.job import Job
+from beam_jobs.runner import pipeline_options, stage_error_in
+from beam_jobs.shards import ReadBack, Shard, group_sizes, shard_name, sweep
+from uio2.pipeline.stage import StageContext, StageError
+
+POLL_SECONDS = 1.0
+
+
+def build(
+    job: Job,
+    *,
+    num_shards: int,
+    limit: int | None,
+    max_dropped_fraction: float,
+    version: str,
+    description: str,
+    context: StageContext,
+) -> dict[str, Any]:
+    """Builds the dataset into `context.out`; returns the stats for the record.
+
+    Raises:
+      StageError: a source is unreadable, nothing was written, too much was dropped, or the counts do not add up.
+    """
+    _check_settings(num_shards, limit, max_dropped_fraction)
+    work = context.work
+    _clear(work)
+    with _watched(work / "shards", context.progress):
+        _run(
+            lambda graph, pipeline: graph.build_graph(
+                pipeline, job, num_shards=num_shards, limit=limit, folder=str(work)
+            )
+        )
+    written = [Shard(**{**s, "letters": tuple(s["letters"])}) for s in _lines(work / "written.jsonl")]
+    letters = _letters(work, written)
+    tally = dict(_lines(work / "tally.jsonl"))
+    seen = _column(tally, "in")
+    check_threshold(letters, seen=seen, limit=max_dropped_fraction, kept_in=str(work / "dead_letters"))
+    if not sum(s.records for s in written):
+        raise StageError(
+            f"{job.name}: no record was written; in: {seen or 'nothing'}, "
+            f"dropped: {dropped_by_reason(letters) or 'nothing'}. Check that the sources belong together"
+        )
+    folder = context.out / job.name / version
+    shards = _publish(job, written, num_shards, folder)
+    context.progress(len(shards), len(shards) + 1, "reading the shards back")
+    read = _read_back(job, shards, work)
+    accounting = _account(job, seen, _column(tally, "over_limit"), letters, shards, read)
+    _write_metadata(job, work, folder, version, description, read)
+    shutil.copytree(work / "dead_letters", context.out / "dead_letters", dirs_exist_ok=True)
+    (context.out / "accounting.json").write_text(json.dumps(accounting, indent=2, sort_keys=True) + "\n")
+    context.progress(len(shards) + 1, len(shards) + 1, "done")
+    return {
+        "dataset": job.name,
+        "tfds_dir": f"{job.name}/{version}",
+        "splits": group_sizes(read),
+        "records": accounting,
+        "dead_letters": len(letters),
+        "num_shards": num_shards,
+        "bytes": sum(r.bytes for r in read),
+    }
+
+
+def _check_settings(num_shards: int, limit: int | None, max_dropped_fraction: float) -> None:
+    if num_shards < 1:
+        raise StageError(f"num_shards = {num_shards}: expected at least 1")
+    if limit is not None and limit < 1:
+        raise StageError(f"limit = {limit}: expected at least 1, or None for all records")
+    if not 0 <= max_dropped_fraction <= 1:
+        raise StageError(f"max_dropped_fraction = {max_dropped_fraction}: expected a share between 0 and 1")
+
+
+def _clear(work: Path) -> None:
+    """Removes results of an earlier attempt, except finished shards."""
+    for name in ("letters", "dead_letters"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    for path in work.glob("*.jsonl"):
+        path.unlink()
+    sweep(work / "shards")
+    work.mkdir(parents=True, exist_ok=True)
+
+
+def _run(add: Callable[[Any, Any], None]) -> None:
+    import apache_beam as beam
+
+    from beam_jobs import graph
+
+    options = pipeline_options()
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            add(graph, pipeline)
+    except StageError:
+        raise
+    except Exception as e:
+        if (known := stage_error_in(e)) is not None:
+            raise known from e
+        raise
+
+
+@contextmanager
+def _watched(folder: Path, progress: Callable[[int, int, str], None]) -> Iterator[None]:
+    """Reports finished shards and bytes written, from the files themselves, while the graph runs."""
+    stop = threading.Event()
+
+    def report() -> None:
+        while not stop.wait(POLL_SECONDS):
+            files = [p for p in folder.glob("*.tfrecord-*") if p.suffix != ".json"] if folder.is_dir() else []
+            size = sum(p.stat().st_size for p in files if p.exists())
+            done = sum(1 for p in files if ".tmp-" not in p.name)
+            progress(done, 0, f"{done} shards done, {size / 1e6:.1f} MB written" if files else "reading annotations")
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _lines(path: Path) -> list[Any]:
+    """The values of a JSON-lines file; none when no line was written."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _letters(work: Path, written: Sequence[Shard]) -> list[dict[str, Any]]:
+    """All dropped records; also gathers them into `work/dead_letters`, one sorted file per reason."""
+    texts: dict[str, list[str]] = {}
+    found = work / "letters"
+    for path in sorted(found.glob("*.jsonl")) if found.is_dir() else []:
+        texts[path.name] = path.read_text(encoding="utf-8").split("\n")[:-1]
+    for shard in written:
+        for line in shard.letters:
+            letter = json.loads(line)
+            texts.setdefault(f"{letter['stage']}-{letter['kind']}-{letter['reason']}.jsonl", []).append(line)
+    folder = work / "dead_letters"
+    folder.mkdir(parents=True)
+    for name, lines in texts.items():
+        (folder / name).write_text("".join(line + "\n" for line in sorted(lines)), encoding="utf-8")
+    return [json.loads(line) for name in sorted(texts) for line in sorted(texts[name])]
+
+
+def _column(tally: Mapping[str, int], column: str) -> dict[str, int]:
+    return {name.partition("/")[2]: n for name, n in sorted(tally.items()) if name.startswith(column + "/")}
+
+
+def _publish(job: Job, written: Sequence[Shard], num_shards: int, folder: Path) -> list[Shard]:
+    """Puts the shards where they will stay; a split's shard that got no record is an empty file, as TFDS expects."""
+    folder.mkdir(parents=True)
+    by_place = {(s.split, s.index): s for s in written}
+    shards = []
+    for split in sorted({s.split for s in written if s.records}):
+        for index in range(num_shards):
+            target = folder / shard_name(job.name, split, index, num_shards)
+            if (shard := by_place.get((split, index))) is None:
+                target.touch()
+                shards.append(Shard(split, index, str(target), 0, 0, "", ()))
+                continue
+            _link(Path(shard.path), target)
+            shards.append(Shard(split, index, str(target), shard.records, shard.bytes, shard.asked, shard.letters))
+    return shards
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link where the file system allows, else a copy; the original stays for a next attempt."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _read_back(job: Job, shards: list[Shard], work: Path) -> list[ReadBack]:
+    _run(lambda graph, pipeline: graph.verify_graph(pipeline, job, shards, folder=str(work)))
+    read = [ReadBack(**value) for value in _lines(work / "read_back.jsonl")]
+    return sorted(read, key=lambda r: (r.split, r.index))
+
+
+def _account(
+    job: Job,
+    seen: Mapping[str, int],
+    over_limit: Mapping[str, int],
+    letters: Sequence[Mapping[str, Any]],
+    shards: Sequence[Shard],
+    read: Sequence[ReadBack],
+) -> dict[str, Any]:
+    """Checks that nothing was lost on the way; returns the table of counts."""
+    for told, found in zip(sorted(shards, key=lambda s: (s.split, s.index)), read, strict=True):
+        if told.records != found.records:
+            raise StageError(
+                f"{told.path}: {told.records} records were written but the file holds {found.records}; "
+                "run the build again"
+            )
+    written: dict[str, int] = {}
+    for shard in read:
+        for kind, n in shard.counts.items():
+            written[kind] = written.get(kind, 0) + n
+    dropped = dropped_by_reason(letters)
+    table = {}
+    for kind in sorted(set(seen) | set(written)):
+        row = {
+            "in": seen.get(kind, 0),
+            "written": written.get(kind, 0),
+            "dropped": dropped.get(kind, {}),
+            "over_limit": over_limit.get(kind, 0),
+        }
+        if row["in"] != row["written"] + sum(row["dropped"].values()) + row["over_limit"]:
+            raise StageError(
+                f"{job.name}: the counts of {kind!r} do not add up: {row}. This is a fault of the builder "
+                "or of the runner; nothing was published"
+            )
+        table[kind] = row
+    return table
+
+
+def _write_metadata(
+    job: Job, work: Path, folder: Path, version: str, description: str, read: Sequence[ReadBack]
+) -> None:
+    from beam_jobs.graph import info_by_kind
+    from beam_jobs.tfds_metadata import write_metadata
+
+    sizes: dict[str, list[tuple[int, int]]] = {}
+    for shard in read:
+        sizes.setdefault(shard.split, []).append((shard.records, shard.bytes))
+    info = info_by_kind((kind, text) for kind, text in _lines(work / "info.jsonl"))
+    write_metadata(
+        folder, name=job.name, version=version, description=description, features=job.features(info), shards=sizes
+    )

@@ -1,0 +1,148 @@
+"""Writes one shard: sorts its records, reads the bytes each needs, checks, encodes, and publishes by rename.
+
+Only joined annotations arrive here through the shuffle; image bytes go from their file straight into the shard.
+A finished shard leaves a summary beside it. A killed build finds the summary, sees that the same records are asked
+for, and keeps the shard instead of writing it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_jobs.dead_letters import BadRecord, Letter
+from beam_jobs.job import Job, Record
+from beam_jobs.tf_example import Example
+from beam_jobs.tfrecord import read_records, write_record
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A written shard: its place in the dataset and what it should hold."""
+
+    split: str
+    index: int
+    path: str
+    records: int
+    bytes: int
+    asked: str
+    letters: tuple[str, ...]
+
+
+def shard_name(dataset: str, split: str, index: int, num_shards: int) -> str:
+    """The file name TFDS expects."""
+    return f"{dataset}-{split}.tfrecord-{index:05d}-of-{num_shards:05d}"
+
+
+def write_shard(
+    job: Job, *, split: str, index: int, num_shards: int, ordered: Iterable[tuple[int, Record]], folder: str
+) -> Shard:
+    """Writes (or finds finished) one shard; bad records become letters, sorted as the records are."""
+    records = [record for _, record in sorted(ordered, key=lambda pair: (pair[0], pair[1].key))]
+    asked = _digest(records)
+    path = os.path.join(folder, shard_name(job.name, split, index, num_shards))
+    if (done := _finished(path, asked)) is not None:
+        return done
+    letters, written, size, seen = [], 0, 0, None
+    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
+    os.makedirs(folder, exist_ok=True)
+    with open(temporary, "wb") as file:
+        for record in records:
+            try:
+                if record.key == seen:
+                    raise BadRecord("duplicate_key", f"two records of split {split} have the key {record.key}")
+                data = job.encode(record)
+            except BadRecord as bad:
+                letters.append(_letter(job, record, bad))
+                continue
+            seen = record.key
+            write_record(file, data)
+            written += 1
+            size += len(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    shard = Shard(split, index, path, written, size, asked, tuple(letter.to_json() for letter in letters))
+    _write_summary(path, shard)
+    return shard
+
+
+def _letter(job: Job, record: Record, bad: BadRecord) -> Letter:
+    return Letter(
+        record.key, job.record_kind, "write", bad.reason, bad.error, record.source, dict(record.counts), fault=bad.fault
+    )
+
+
+def _digest(records: Sequence[Record]) -> str:
+    text = json.dumps([dataclasses.asdict(r) for r in records], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _summary(path: str) -> Path:
+    return Path(path + ".json")
+
+
+def _write_summary(path: str, shard: Shard) -> None:
+    temporary = Path(f"{path}.json.tmp-{uuid.uuid4().hex}")
+    temporary.write_text(json.dumps(dataclasses.asdict(shard)), encoding="utf-8")
+    os.replace(temporary, _summary(path))
+
+
+def _finished(path: str, asked: str) -> Shard | None:
+    summary = _summary(path)
+    if not summary.exists() or not os.path.exists(path):
+        return None
+    value = json.loads(summary.read_text(encoding="utf-8"))
+    if value["asked"] != asked or value["path"] != path:
+        return None
+    return Shard(**{**value, "letters": tuple(value["letters"])})
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadBack:
+    """What a published shard really holds."""
+
+    split: str
+    index: int
+    records: int
+    bytes: int
+    counts: dict[str, int]
+
+
+def read_back(job: Job, *, split: str, index: int, path: str) -> ReadBack:
+    """Reads a published shard through, checking its sums, and counts what is in it."""
+    counts: dict[str, int] = {}
+    records, size = 0, 0
+    for data in _records(path):
+        records += 1
+        size += len(data)
+        for kind, n in job.count(Example.from_bytes(data)).items():
+            counts[kind] = counts.get(kind, 0) + n
+    return ReadBack(split, index, records, size, counts)
+
+
+def _records(path: str) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        yield from read_records(file, name=os.path.basename(path))
+
+
+def sweep(folder: Path) -> int:
+    """Removes what killed writers left behind; returns how many files."""
+    left = [p for p in folder.glob("*.tmp-*") if p.is_file()] if folder.is_dir() else []
+    for path in left:
+        path.unlink()
+    return len(left)
+
+
+def group_sizes(shards: Sequence[Any]) -> dict[str, int]:
+    """Records per split of written or re-read shards."""
+    sizes: dict[str, int] = {}
+    for shard in shards:
+        sizes[shard.split] = sizes.get(shard.split, 0) + shard.records
+    return sizes
