@@ -1,0 +1,75 @@
+"""Our own layout: `config.json` beside an orbax directory with one zarr array per parameter.
+
+Arrays are stored under our parameter names, float32, layers stacked. OCDBT is off: its files carry random
+names, and equal parameters must give equal bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from uio2.model.checkpoint import tree
+from uio2.model.config import ModelConfig
+from uio2.model.unified_io import UnifiedIO2
+
+# Orbax writes the time into these.
+VOLATILE = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
+
+def save_arrays(flat: dict[str, Any], path: Path) -> None:
+    """Writes {name: array} with '/' in the names as nesting; `path` must not exist."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(_nest(flat)))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The inverse of `save_arrays`; raises `CheckpointError` when there is nothing to read."""
+    if not (path / "_METADATA").is_file():
+        raise tree.CheckpointError(f"{path} is not a checkpoint: it has no _METADATA file")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+        return _flatten(checkpointer.restore(path.absolute(), args=ocp.args.PyTreeRestore(
+            restore_args=ocp.checkpoint_utils.construct_restore_args(
+                checkpointer.metadata(path.absolute()).item_metadata.tree, None)
+        )))  # fmt: skip
+
+
+def save(model: UnifiedIO2, path: str | Path) -> None:
+    """Writes the model; `path` is a new directory."""
+    path = Path(path)
+    path.mkdir(parents=True)
+    save_arrays({name: np.asarray(array) for name, array in tree.flatten(model).items()}, path / "params")
+    (path / "config.json").write_text(model.config.to_json() + "\n")
+
+
+def load(path: str | Path) -> UnifiedIO2:
+    """Reads what `save` wrote; raises `CheckpointError` when tensors and config do not agree."""
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise tree.CheckpointError(f"{path} is not a model checkpoint: it has no config.json")
+    config = ModelConfig.from_json((path / "config.json").read_text())
+    return tree.build(load_arrays(path / "params"), config=config)
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    root: dict[str, Any] = {}
+    for name, value in flat.items():
+        *folders, leaf = name.split("/")
+        node = root
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[leaf] = value
+    return root
+
+
+def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    flat: dict[str, np.ndarray] = {}
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = np.asarray(value)
+    return flat

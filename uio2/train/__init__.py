@@ -1,0 +1,1 @@
+"""Training: a jitted, sharded step; exactly resumable loops; checkpoints that are published whole."""

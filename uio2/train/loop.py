@@ -1,0 +1,169 @@
+"""The training loop: a state, a jitted step, batches by step number; killed anywhere, it goes on exactly.
+
+A checkpoint holds parameters, optimizer state and the step; the batch of a step is a function of the step,
+so nothing else is needed to continue bit for bit. `history.jsonl` holds one line per logged step and is cut
+back to the restored step, so that an interrupted run leaves the same file as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from uio2.pipeline.stage import StageContext, StageError
+from uio2.train.sharding import place_batch, replicated
+
+HISTORY = "history.jsonl"
+Batch = Mapping[str, np.ndarray]
+LossFn = Callable[[Any, Mapping[str, Any]], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """What to train and for how long.
+
+    Attributes:
+      loss: (parameters, batch) -> (loss, scalar metrics).
+      batches: step -> iterator over host batches from that step on.
+      optimizer: an optax transformation.
+      learning_rate: its schedule, for the log.
+      steps, log_every, checkpoint_every: in steps.
+      mesh: devices.
+      label: what the progress line calls it.
+    """
+
+    loss: LossFn
+    batches: Callable[[int], Iterator[Batch]]
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    steps: int
+    log_every: int
+    checkpoint_every: int
+    mesh: Mesh
+    label: str
+
+
+def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dict[str, float]]]:
+    """Runs to `loop.steps`, from the last checkpoint in `context.work` if there is one.
+
+    Returns:
+      The trained parameters and the history, one row per logged step.
+
+    Raises:
+      StageError: the loss is not finite.
+      Interrupted: SIGTERM arrived; the state was saved first.
+    """
+    update = _make_update(loop)
+    state = jax.device_put({"params": params, "optimizer": loop.optimizer.init(params)}, replicated(loop.mesh))
+    history_path = context.work / HISTORY
+    with _manager(context.work / "checkpoints") as manager, _StopSignal() as stop:
+        state, first = _restore(manager, state)
+        history = _read_history(history_path, up_to=first)
+        _write_history(history_path, history)
+        sums: dict[str, jax.Array] = {}
+        with history_path.open("a", encoding="utf-8") as log:
+            batches = loop.batches(first) if first < loop.steps else iter(())
+            for step in range(first, loop.steps):
+                state, metrics = update(state, place_batch(next(batches), loop.mesh))
+                sums = {k: sums[k] + v for k, v in metrics.items()} if sums else metrics
+                done = step + 1
+                if done % loop.log_every == 0 or done == loop.steps:
+                    since = (done - 1) % loop.log_every + 1
+                    row = _row(loop, done, {k: float(v) / since for k, v in sums.items()})
+                    sums = {}
+                    log.write(json.dumps(row) + "\n")
+                    log.flush()
+                    history.append(row)
+                    context.metric(done, {k: v for k, v in row.items() if k != "step"})
+                    context.progress(done, loop.steps, f"{loop.label} loss {row['loss']:.4f}")
+                # A checkpoint falls on a logged step, so that no half-summed row is lost with it.
+                if (done % loop.checkpoint_every == 0 and not sums and done < loop.steps) or stop.asked and not sums:
+                    manager.save(done, args=ocp.args.StandardSave(state))
+                    if stop.asked:
+                        manager.wait_until_finished()
+                        raise Interrupted(f"stopped at step {done} of {loop.steps}; run again to go on")
+    return state["params"], history
+
+
+def _make_update(loop: Loop) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
+    def update(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        (_, metrics), gradients = jax.value_and_grad(loop.loss, has_aux=True)(state["params"], batch)
+        updates, optimizer = loop.optimizer.update(gradients, state["optimizer"], state["params"])
+        metrics = metrics | {"gradient_norm": optax.global_norm(gradients)}
+        return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer}, metrics
+
+    return jax.jit(update, donate_argnums=0)
+
+
+def _row(loop: Loop, step: int, means: dict[str, float]) -> dict[str, float]:
+    if not math.isfinite(means["loss"]):
+        raise StageError(f"the loss is {means['loss']} at step {step}; lower the learning rate or lengthen the warm-up")
+    rounded = {k: float(f"{v:.6g}") for k, v in sorted(means.items())}
+    return {"step": step, **rounded, "learning_rate": float(f"{float(loop.learning_rate(step - 1)):.6g}")}
+
+
+def _manager(path: Path) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(path.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2))
+
+
+def _restore(manager: ocp.CheckpointManager, state: Any) -> tuple[Any, int]:
+    step = manager.latest_step()
+    if step is None:
+        return state, 0
+    return manager.restore(step, args=ocp.args.StandardRestore(state)), step
+
+
+def _read_history(path: Path, *, up_to: int) -> list[dict[str, float]]:
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        if not line.endswith("}"):
+            break  # the line a kill cut short
+        rows.append(json.loads(line))
+    return [row for row in rows if row["step"] <= up_to]
+
+
+def _write_history(path: Path, rows: list[dict[str, float]]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(history_text(rows), encoding="utf-8")
+    temporary.replace(path)
+
+
+def history_text(rows: list[dict[str, float]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+class _StopSignal:
+    """Remembers SIGTERM instead of dying of it; only the main thread may listen."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._old: Any = None
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def __enter__(self) -> _StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._old = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._old is not None:
+            signal.signal(signal.SIGTERM, self._old)

@@ -1,0 +1,118 @@
+"""Recipes of the training stages; light, nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from uio2.pipeline.stage import StageError, StageType
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+    """AdamW under a linear warm-up and a cosine decay.
+
+    Attributes:
+      learning_rate: the peak.
+      warmup_steps: steps from 0 to the peak.
+      final_fraction: learning rate of the last step as a share of the peak.
+      weight_decay: decoupled; on matrices only.
+      clip_norm: largest global gradient norm.
+      b1, b2: decay of the first and second moment.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    final_fraction: float = 0.02
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.98
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise StageError(f"OptimizerSpec.learning_rate is {self.learning_rate}; expected more than 0")
+        if self.warmup_steps < 0:
+            raise StageError(f"OptimizerSpec.warmup_steps is {self.warmup_steps}; expected 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTowerSpec:
+    """Dense pre-training of the vision transformer: which class covers each patch, and where its box ends.
+
+    Attributes:
+      model: preset whose vision transformer is trained.
+      model_overrides: fields of the preset to change, for example `{"image_size": [128, 128]}`.
+      steps, batch_size, seed: as everywhere.
+      optimizer: its schedule ends at `steps`.
+      foreground_weight: weight of the class loss on patches that hold an object.
+      box_weight: weight of the box loss.
+      checkpoint_every, log_every: steps.
+    """
+
+    model: str = "digits"
+    model_overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int = 1000
+    batch_size: int = 32
+    seed: int = 0
+    optimizer: OptimizerSpec = OptimizerSpec(learning_rate=4e-3)
+    foreground_weight: float = 5.0
+    box_weight: float = 1.0
+    checkpoint_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        check_counts(self, "steps", "batch_size", "checkpoint_every", "log_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSpec:
+    """Training on a mixture.
+
+    Attributes:
+      model: preset.
+      model_overrides: fields of the preset to change.
+      steps, batch_size, seed: the batch of a step depends on these and the mixture alone.
+      optimizer: its schedule ends at `steps`.
+      z_loss: weight of the squared log-normaliser.
+      checkpoint_every, log_every: steps.
+    """
+
+    model: str = "digits"
+    model_overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int = 1000
+    batch_size: int = 64
+    seed: int = 0
+    optimizer: OptimizerSpec = OptimizerSpec()
+    z_loss: float = 1e-4
+    checkpoint_every: int = 500
+    log_every: int = 50
+
+    def __post_init__(self) -> None:
+        check_counts(self, "steps", "batch_size", "checkpoint_every", "log_every")
+
+
+def check_counts(spec: Any, *fields: str) -> None:
+    """Refuses counts below 1, by name."""
+    for field in fields:
+        if getattr(spec, field) < 1:
+            raise StageError(f"{type(spec).__name__}.{field} is {getattr(spec, field)}; expected 1 or more")
+
+
+_VOLATILE = ("*/_CHECKPOINT_METADATA", "*/commit_success.txt")  # orbax writes the time into these
+
+VISION_TOWER = StageType(
+    name="vision-tower",
+    kind="checkpoint",
+    spec=VisionTowerSpec,
+    run="uio2.train.vision_tower:run",
+    volatile=_VOLATILE,
+)
+TRAIN = StageType(
+    name="train",
+    kind="checkpoint",
+    spec=TrainSpec,
+    run="uio2.train.train_stage:run",
+    volatile=_VOLATILE,
+)

@@ -1,0 +1,92 @@
+"""Stage `train`: Unified-IO 2 on a registered mixture, from scratch or on a pre-trained vision tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from uio2.model import UnifiedIO2, multimodal_loss
+from uio2.model.checkpoint import native, tree
+from uio2.model.config import ModelConfig
+from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.stage import StageContext, StageError
+from uio2.tasks.feed import Feed
+from uio2.tasks.mixture import Mixture, open_mixture
+from uio2.train.loop import HISTORY, Loop, history_text, train
+from uio2.train.models import functional, model_config
+from uio2.train.optimizer import make_optimizer, schedule
+from uio2.train.sharding import data_mesh
+from uio2.train.specs import TrainSpec
+from uio2.train.vision_tower import load_vit
+
+DATASETS = ("coco", "refcoco")
+
+
+def check_fit(config: ModelConfig, mixture: Mixture) -> None:
+    """Refuses a mixture this model cannot take, before anything is allocated.
+
+    Raises:
+      StageError: names the setting, both values and the fix.
+    """
+    recipe, vocabulary = mixture.recipe, mixture.vocabulary
+    if vocabulary.vocab_size > config.text_vocab_size:
+        raise StageError(
+            f"the tokenizer has {vocabulary.vocab_size} pieces but the model's text_vocab_size is "
+            f"{config.text_vocab_size}; lower TokenizerSpec.vocab_size by {vocabulary.vocab_size - config.text_vocab_size} "
+            f"or set TrainSpec.model_overrides = {{'text_vocab_size': {vocabulary.padded_size}}}"
+        )
+    if tuple(recipe.image_size) != config.image_size or recipe.image_patch_size != config.image_patch_size:
+        raise StageError(
+            f"RegisterSpec.image_size {tuple(recipe.image_size)} / image_patch_size {recipe.image_patch_size} is not the "
+            f"model's {config.image_size} / {config.image_patch_size}; set them alike"
+        )
+    for field, limit in (("text_inputs", config.encoder_max_text_length), ("text_targets", config.decoder_max_text_length)):
+        if getattr(recipe, field) > limit:
+            raise StageError(f"RegisterSpec.{field} is {getattr(recipe, field)}; the model takes at most {limit}")
+
+
+def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> UnifiedIO2:
+    """A fresh model, its vision transformer taken from `vision` if given."""
+    model = UnifiedIO2(config, rngs=nnx.Rngs(seed))
+    return model if vision is None else tree.build(load_vit(vision.path, tree.flatten(model)), config=config)
+
+
+def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
+    """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`."""
+    config = model_config(spec.model, spec.model_overrides)
+    inputs = context.inputs
+    mixture = open_mixture(
+        inputs["mixture"].path,
+        datasets={k: inputs[k].path / inputs[k].stats["tfds_dir"] for k in DATASETS if k in inputs},
+        tokenizer=inputs["tokenizer"].path,
+    )
+    check_fit(config, mixture)
+    mesh = data_mesh(batch_size=spec.batch_size)
+    module, params = functional(make_model(config, seed=spec.seed, vision=inputs.get("vision")))
+    feed = Feed(mixture, seed=spec.seed)
+    loop = Loop(
+        loss=lambda values, batch: multimodal_loss(module(values)(batch), z_loss=spec.z_loss),
+        batches=lambda step: feed.batches(batch_size=spec.batch_size, start_step=step),
+        optimizer=make_optimizer(spec.optimizer, steps=spec.steps),
+        learning_rate=schedule(spec.optimizer, steps=spec.steps),
+        steps=spec.steps,
+        log_every=spec.log_every,
+        checkpoint_every=spec.checkpoint_every,
+        mesh=mesh,
+        label="train",
+    )
+    params, history = train(loop, params, context)
+    model = module(params)
+    native.save(model, context.out / "model")
+    (context.out / "config.json").write_text(config.to_json() + "\n")
+    (context.out / HISTORY).write_text(history_text(history))
+    size = sum(array.size for array in tree.flatten(model).values())
+    return {
+        "parameters": int(size),
+        "steps": spec.steps,
+        "examples": spec.steps * spec.batch_size,
+        "loss": history[-1]["loss"],
+        "accuracy": history[-1]["text/accuracy"],
+    }

@@ -1,0 +1,187 @@
+"""Stage `vision-tower`: trains the vision transformer on dense labels before anything else.
+
+The published model starts from a pre-trained vision tower and never trains it; a small one from scratch
+learns identity far faster from one label per patch than through the text decoder. Each patch predicts the
+class of the object whose box covers its centre (or none) and the distances from its centre to the sides of
+that box, in patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tensorflow as tf
+from flax import nnx
+from jaxtyping import Array, Float
+
+from uio2.model.checkpoint import native, tree
+from uio2.model.config import ModelConfig
+from uio2.model.layers import Dense
+from uio2.model.vit import VisionTransformer
+from uio2.pipeline.stage import StageContext, StageError
+from uio2.tasks import boxes, image
+from uio2.tasks.datasets import StoredDataset
+from uio2.tasks.feed import data_options
+from uio2.tasks.order import locate
+from uio2.train.loop import HISTORY, Loop, history_text, train
+from uio2.train.models import functional, model_config
+from uio2.train.optimizer import make_optimizer, schedule
+from uio2.train.sharding import data_mesh
+from uio2.train.specs import VisionTowerSpec
+
+FIELDS = ("image", "objects/bbox", "objects/label")
+Batch = dict[str, np.ndarray]
+
+
+class DenseTower(nnx.Module):
+    """The vision transformer under a linear head: `classes` + 1 scores and 4 distances per patch."""
+
+    def __init__(self, config: ModelConfig, *, classes: int, rngs: nnx.Rngs):
+        self.vit = VisionTransformer(
+            config.vit, patch_dim=config.patch_dim, grid=config.image_grid, unroll=config.scan_unroll, rngs=rngs
+        )
+        self.head = Dense(2 * config.vit.emb_dim, classes + 5, bias=True, rngs=rngs)
+
+    def __call__(self, batch: Mapping[str, Array]) -> tuple[Float[Array, "b n c"], Float[Array, "b n 4"]]:
+        features = self.vit(batch["image"], mask=batch["mask"], pos_ids=batch["pos_ids"])
+        out = self.head(features)
+        return out[..., :-4], out[..., -4:]
+
+
+def dense_loss(
+    tower: DenseTower, batch: Mapping[str, Array], *, spec: VisionTowerSpec
+) -> tuple[Array, dict[str, Array]]:
+    """Weighted cross entropy per patch plus the mean absolute error of the distances on objects."""
+    logits, distances = tower(batch)
+    labels, background = batch["label"], logits.shape[-1] - 1
+    foreground = (labels != background).astype(jnp.float32) * batch["mask"]
+    weights = batch["mask"] * jnp.where(foreground > 0, spec.foreground_weight, 1.0)
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    class_loss = (entropy * weights).sum() / jnp.maximum(weights.sum(), 1.0)
+    count = jnp.maximum(foreground.sum(), 1.0)
+    box_loss = (jnp.abs(distances - batch["distance"]).mean(-1) * foreground).sum() / count
+    right = ((logits.argmax(-1) == labels) * foreground).sum() / count
+    loss = class_loss + spec.box_weight * box_loss
+    return loss, {"loss": loss, "class_loss": class_loss, "box_loss": box_loss, "foreground_accuracy": right}
+
+
+def dense_labels(
+    canvas_boxes: tf.Tensor, labels: tf.Tensor, *, config: ModelConfig, background: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Labels int32 [n] and distances float32 [n, 4] (top, left, bottom, right; in patches) per patch.
+
+    Args:
+      canvas_boxes: float32 [k, 4] y1 x1 y2 x2, canvas pixels; where boxes overlap the smallest wins.
+      labels: int64 [k].
+      config: grid and patch size.
+      background: the label of a patch no box covers.
+    """
+    patch, (rows, columns) = config.image_patch_size, config.image_grid
+    y = (tf.repeat(tf.range(rows, dtype=tf.float32), columns) + 0.5) * patch
+    x = (tf.tile(tf.range(columns, dtype=tf.float32), [rows]) + 0.5) * patch
+    y1, x1, y2, x2 = tf.unstack(canvas_boxes, axis=1)
+    sides = tf.stack([y[:, None] - y1, x[:, None] - x1, y2 - y[:, None], x2 - x[:, None]], -1)  # [n, k, 4]
+    covered = tf.reduce_all(sides > 0, -1)
+    area = tf.where(covered, (y2 - y1) * (x2 - x1), np.float32(np.inf))
+    area = tf.concat([area, tf.fill([tf.shape(area)[0], 1], np.float32(1e30))], 1)  # the background column
+    best = tf.argmin(area, 1)
+    sides = tf.concat([sides, tf.zeros([tf.shape(sides)[0], 1, 4])], 1)
+    labels = tf.concat([tf.cast(labels, tf.int32), [background]], 0)
+    return tf.gather(labels, best), tf.gather(sides, best, batch_dims=1) / patch
+
+
+class DenseFeed:
+    """Batches of pictures with dense labels; the batch of a step depends on dataset, seed and step only."""
+
+    def __init__(self, dataset: StoredDataset, *, config: ModelConfig, seed: int, split: str = "train"):
+        self._dataset, self._config, self._seed = dataset, config, seed
+        self._reader = dataset.reader(split)
+        self._size = dataset.splits[split]
+        self.classes = dataset.classes()
+        if not self._size or not self.classes:
+            raise StageError(f"{dataset.directory}: no labelled objects in split {split!r}; expected a built coco dataset")
+
+    def _example(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        config, record = self._config, self._dataset.parser(FIELDS)(serialized)
+        pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
+        source = tf.cast(tf.shape(pixels)[:2], tf.float32)
+        placement = image.place(source, size=config.image_size)
+        canvas = image.render(pixels, placement, size=config.image_size)
+        shown = image.pixel_mask(placement, size=config.image_size)
+        found = boxes.to_canvas(record["objects"]["bbox"], placement, size=config.image_size)
+        label, distance = dense_labels(
+            found, record["objects"]["label"], config=config, background=len(self.classes)
+        )
+        return {"canvas": canvas, "shown": shown, "label": label, "distance": distance}
+
+    def _batch(self, examples: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        config = self._config
+        mask = image.patch_mask(examples["shown"], patch=config.image_patch_size)
+        return {
+            "image": image.patchify(image.normalise(examples["canvas"]), patch=config.image_patch_size),
+            "mask": mask,
+            "pos_ids": tf.broadcast_to(tf.range(config.num_patches), tf.shape(mask)),
+            "label": examples["label"],
+            "distance": examples["distance"],
+        }
+
+    def batches(self, *, batch_size: int, start_step: int = 0) -> Iterator[Batch]:
+        """Endless batches from a step on."""
+
+        def records() -> Iterator[np.ndarray]:
+            step = start_step
+            while True:
+                positions = np.arange(step * batch_size, (step + 1) * batch_size)
+                _, rows = locate(positions, size=self._size, seed=self._seed, task="vision-tower")
+                yield self._reader.read(rows)
+                step += 1
+
+        source = tf.data.Dataset.from_generator(records, output_signature=tf.TensorSpec([None], tf.string))
+        examples = source.unbatch().map(self._example, num_parallel_calls=2, deterministic=True)
+        batches = examples.batch(batch_size, drop_remainder=True).map(self._batch, deterministic=True)
+        yield from batches.prefetch(4).with_options(data_options(2)).as_numpy_iterator()
+
+
+def run(spec: VisionTowerSpec, context: StageContext) -> Mapping[str, Any]:
+    """Trains and writes `vit/` (arrays under the names they have in the model), `config.json`, `history.jsonl`."""
+    config = model_config(spec.model, spec.model_overrides)
+    coco = context.inputs["coco"]
+    feed = DenseFeed(StoredDataset(coco.path / coco.stats["tfds_dir"]), config=config, seed=spec.seed)
+    tower = DenseTower(config, classes=len(feed.classes), rngs=nnx.Rngs(spec.seed))
+    module, params = functional(tower)
+    loop = Loop(
+        loss=lambda values, batch: dense_loss(module(values), batch, spec=spec),
+        batches=lambda step: feed.batches(batch_size=spec.batch_size, start_step=step),
+        optimizer=make_optimizer(spec.optimizer, steps=spec.steps),
+        learning_rate=schedule(spec.optimizer, steps=spec.steps),
+        steps=spec.steps,
+        log_every=spec.log_every,
+        checkpoint_every=spec.checkpoint_every,
+        mesh=data_mesh(batch_size=spec.batch_size),
+        label="vision tower",
+    )
+    params, history = train(loop, params, context)
+    flat = {name: np.asarray(array) for name, array in tree.flatten(module(params).vit).items()}
+    native.save_arrays(flat, context.out / "vit")
+    (context.out / "config.json").write_text(config.to_json() + "\n")
+    (context.out / HISTORY).write_text(history_text(history))
+    size = sum(array.size for array in flat.values())
+    return {"parameters": int(size), "steps": spec.steps, "classes": len(feed.classes), **_last(history)}
+
+
+def _last(history: list[dict[str, float]]) -> dict[str, float]:
+    return {k: v for k, v in history[-1].items() if k in ("loss", "foreground_accuracy", "box_loss")}
+
+
+def load_vit(path: Any, model_params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """`model_params` (our names) with the vision transformer of a `vision-tower` artifact in its place."""
+    prefix = "image_input/vit/"
+    stored = {prefix + name: array for name, array in native.load_arrays(path / "vit").items()}
+    expected = {k: tuple(v.shape) for k, v in model_params.items() if k.startswith(prefix)}
+    tree.check_shapes(expected, {k: tuple(v.shape) for k, v in stored.items()})
+    return {**model_params, **{k: jnp.asarray(v) for k, v in stored.items()}}
