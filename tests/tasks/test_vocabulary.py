@@ -7,10 +7,15 @@ import io
 import numpy as np
 import pytest
 import sentencepiece
-
 import task_golden as golden
+
 from uio2.tasks import locations
-from uio2.tasks.vocabulary import NUM_SPECIAL, UnifiedVocabulary, VocabularyError, extend_model
+from uio2.tasks.vocabulary import (
+    NUM_SPECIAL,
+    UnifiedVocabulary,
+    VocabularyError,
+    extend_model,
+)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import seqio
 import sentencepiece
+import seqio
 import tensorflow as tf
 import tensorflow_text as tf_text
 from sentencepiece import sentencepiece_model_pb2
@@ -110,7 +110,8 @@ class UnifiedVocabulary(seqio.Vocabulary):
     @functools.cached_property
     def tf_tokenizer(self) -> tf_text.SentencepieceTokenizer:
         """The TensorFlow tokenizer, made on first use; int32 ids, no EOS."""
-        return tf_text.SentencepieceTokenizer(model=self._model, out_type=tf.int32)
+        with tf.init_scope():  # first used inside a traced function, it would belong to that graph alone
+            return tf_text.SentencepieceTokenizer(model=self._model, out_type=tf.int32)
 
     @property
     def bos_id(self) -> int:

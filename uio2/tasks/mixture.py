@@ -1,0 +1,146 @@
+"""A mixture: tasks with rates over stored datasets, and how many examples each record holds.
+
+`counts` of a (task, split) says for every record how many evaluation examples it gives; records with 0 are
+never visited, so each training position yields exactly one example. It is found in one pass over the
+fields (no image is decoded) and published with the mixture, so that later stages start at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from uio2.tasks.box_classification import BoxClassification
+from uio2.tasks.captioning import Captioning
+from uio2.tasks.datasets import DatasetError, StoredDataset
+from uio2.tasks.refexp import ReferringExpression
+from uio2.tasks.specs import RegisterSpec
+from uio2.tasks.task import Setting, Task, preprocessor
+from uio2.tasks.vocabulary import UnifiedVocabulary
+from uio2.tasks.vqa import Vqa
+
+TASKS: dict[str, Task] = {t.name: t for t in (Captioning(), Vqa(), BoxClassification(), ReferringExpression())}
+MIXTURE_FILE = "mixture.json"
+
+
+class MixtureError(Exception):
+    """A mixture that cannot be used as asked: names the setting, its value and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mixture:
+    """Tasks, their data and the vocabulary; cheap to make, reads data on use.
+
+    Attributes:
+      recipe: rates, lengths and sizes.
+      datasets: by input name (`coco`, `refcoco`).
+      vocabulary: extended vocabulary.
+      counts_at: folder with published counts, or None to count on first use.
+    """
+
+    recipe: RegisterSpec
+    datasets: Mapping[str, StoredDataset]
+    vocabulary: UnifiedVocabulary
+    counts_at: Path | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of all tasks, in the order of the recipe."""
+        return list(self.recipe.rates)
+
+    def task(self, name: str) -> Task:
+        """The task family of a name.
+
+        Raises:
+          MixtureError: the mixture has no such task.
+        """
+        if name not in self.recipe.rates:
+            raise MixtureError(f"task {name!r} is not in the mixture; it has {', '.join(self.recipe.rates)}")
+        return TASKS[name]
+
+    def dataset(self, name: str) -> StoredDataset:
+        """The dataset a task reads."""
+        return self.datasets[self.task(name).dataset]
+
+    def parser(self, name: str) -> Callable:
+        """Serialized record -> the fields the task needs."""
+        return self.dataset(name).parser(("image", "image/id", *self.task(name).fields))
+
+    def preprocessor(self, name: str, *, training: bool) -> Callable:
+        """Stage 1 of a task, see `uio2.tasks.task.preprocessor`."""
+        setting = Setting(self.recipe, classes=self.dataset(name).classes(), training=training)
+        return preprocessor(self.task(name), setting=setting)
+
+    @functools.cache  # noqa: B019  one or two mixtures per process
+    def counts(self, name: str, split: str) -> np.ndarray:
+        """int32 [records]: evaluation examples of the task in each record of the split.
+
+        Raises:
+          MixtureError: published counts belong to another dataset.
+        """
+        records = self.dataset(name).splits[split]
+        stored = counts_file(self.counts_at, name, split) if self.counts_at else None
+        if stored and stored.is_file():
+            counts = np.load(stored)
+            if len(counts) != records:
+                raise MixtureError(f"{stored}: counts {len(counts)} records, the dataset has {records}; register again")
+            return counts
+        task = self.task(name)
+        stream = self.dataset(name).stream(split, task.fields)
+        sizes = stream.map(lambda record: tf.size(task.eval_items(record, self.recipe)), num_parallel_calls=2)
+        return np.fromiter(sizes.as_numpy_iterator(), np.int32)
+
+
+def counts_file(folder: Path, name: str, split: str) -> Path:
+    """Where a mixture artifact keeps the counts of a task and split."""
+    return folder / "counts" / f"{name}-{split}.npy"
+
+
+def make_mixture(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], tokenizer: str | Path,
+                 counts_at: Path | None = None) -> Mixture:  # fmt: skip
+    """Opens the data of a recipe.
+
+    Args:
+      recipe: rates, lengths and sizes.
+      datasets: TFDS directory by input name.
+      tokenizer: a SentencePiece file, or a folder with `tokenizer.model`.
+      counts_at: see `Mixture`.
+
+    Raises:
+      MixtureError: an unknown task, or a dataset that a task needs is not given.
+    """
+    for name in recipe.rates:
+        if name not in TASKS:
+            raise MixtureError(f"rates name an unknown task {name!r}; known: {', '.join(sorted(TASKS))}")
+        if TASKS[name].dataset not in datasets:
+            raise MixtureError(
+                f"task {name!r} needs the dataset {TASKS[name].dataset!r}; given: {sorted(datasets)}. Build it or remove the task"
+            )
+    stored = {name: StoredDataset(path) for name, path in datasets.items()}
+    return Mixture(recipe, stored, UnifiedVocabulary.from_file(tokenizer), counts_at)
+
+
+def open_mixture(folder: str | Path, *, datasets: Mapping[str, str | Path], tokenizer: str | Path) -> Mixture:
+    """A published mixture (the `register` stage's artifact) over the datasets and tokenizer it was made with.
+
+    Raises:
+      MixtureError: no `mixture.json`, or the tokenizer is another one.
+    """
+    path = Path(folder) / MIXTURE_FILE
+    if not path.is_file():
+        raise MixtureError(f"{path}: no such file; expected the artifact of a register stage")
+    values = json.loads(path.read_text())
+    recipe = RegisterSpec(**values["recipe"])
+    mixture = make_mixture(recipe, datasets=datasets, tokenizer=tokenizer, counts_at=Path(folder))
+    if mixture.vocabulary.sha256 != values["tokenizer"]["sha256"]:
+        raise MixtureError(f"{tokenizer}: another tokenizer than the mixture was registered with; register again")
+    return mixture
+
+
+__all__ = ["TASKS", "DatasetError", "Mixture", "MixtureError", "make_mixture", "open_mixture"]
