@@ -46,7 +46,7 @@ def build(
     _check_settings(num_shards, limit, max_dropped_fraction)
     work = context.work
     _clear(work)
-    with _watched(work / "shards", context.progress):
+    with _watched(work / "shards", num_shards, context.progress):
         _run(
             lambda graph, pipeline: graph.build_graph(
                 pipeline, job, num_shards=num_shards, limit=limit, folder=str(work)
@@ -119,7 +119,7 @@ def _run(add: Callable[[Any, Any], None]) -> None:
 
 
 @contextmanager
-def _watched(folder: Path, progress: Callable[[int, int, str], None]) -> Iterator[None]:
+def _watched(folder: Path, num_shards: int, progress: Callable[[int, int, str], None]) -> Iterator[None]:
     """Reports finished shards and bytes written, from the files themselves, while the graph runs."""
     stop = threading.Event()
 
@@ -128,7 +128,12 @@ def _watched(folder: Path, progress: Callable[[int, int, str], None]) -> Iterato
             files = [p for p in folder.glob("*.tfrecord-*") if p.suffix != ".json"] if folder.is_dir() else []
             size = sum(p.stat().st_size for p in files if p.exists())
             done = sum(1 for p in files if ".tmp-" not in p.name)
-            progress(done, 0, f"{done} shards done, {size / 1e6:.1f} MB written" if files else "reading annotations")
+            # How many splits there are is known when the sources have been read; until then this is a guess.
+            progress(
+                done,
+                max(done + 1, num_shards),
+                f"{done} shards done, {size / 1e6:.1f} MB written" if files else "reading annotations",
+            )
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()

@@ -5,7 +5,8 @@
     objects: [{area, bbox, gt_box_index, id, label, refexp: [{raw, refexp_id}]}]   one per reference, by ref_id
 
 As in TFDS `ref_coco`, boxes are (ymin, xmin, ymax, xmax) in 0..1, labels are COCO category ids, and `gt_box_index`
-points into `coco_annotations`. Sources are REFER's folders: `refs(SPLIT_BY).json` or `.p`, with `instances.json` beside it.
+points into `coco_annotations`. Sources are REFER's folders: `refs(SPLIT_BY).json` or `.p`, with
+`instances.json` beside it.
 """
 
 from __future__ import annotations
