@@ -47,7 +47,8 @@ def _from_coco(inputs: Mapping[str, Artifact], *, split: str, limit: int) -> dic
     for example in examples(builder, split=split, features=features, limit=limit):
         captions.update(_texts(example.get("captions", {}).get("text", ())))
         for given in _rows(example.get("vqa", {}).get("answers", ())):
-            answers.update([_most_frequent(Counter(_texts(given)))])
+            # Questions with fewer than ten annotators are filled up with empty answers.
+            answers.update([_most_frequent(Counter(text for text in _texts(given) if text))])
         labels.update(names[i] for i in example["objects"]["label"])
     return {
         CAPTION.name: _most_frequent(captions),
