@@ -7,11 +7,9 @@ where the runner puts it into the log; it is printed only for `--debug`.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 import time
 import traceback
@@ -19,22 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from uio2.pipeline.artifact import ArtifactError, canonical_json
+from uio2.pipeline.guard import die_with
 from uio2.pipeline.job import EVENTS_VARIABLE, Job, Result
 from uio2.pipeline.stage import StageContext, StageError
 
-PR_SET_PDEATHSIG = 1
 EVENT_EVERY_S = 0.5
 EXPECTED = (StageError, ArtifactError, ValueError, OSError)  # their text is written for people
-
-
-def die_with(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent dies; exits now if that has happened already."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:
-        sys.exit("the runner of this stage is gone")
 
 
 class Reports:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 EVERY_S = 5.0
@@ -24,9 +25,20 @@ class Console:
         self._quiet = quiet
         self._lock = threading.Lock()
         self._colours: dict[str, int] = {}
+        self._listeners: dict[str, Callable[[str], None]] = {}
+
+    def listen(self, prefix: str, listener: Callable[[str], None] | None) -> None:
+        """Passes the lines of one prefix on, to a log page for example; None ends it."""
+        if listener is None:
+            self._listeners.pop(prefix, None)
+        else:
+            self._listeners[prefix] = listener
 
     def line(self, prefix: str, text: str) -> None:
         """Prints `prefix | text`."""
+        listener = self._listeners.get(prefix)
+        if listener:
+            listener(text)
         if self._quiet:
             return
         with self._lock:

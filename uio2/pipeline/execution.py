@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import threading
@@ -19,7 +18,7 @@ from uio2.pipeline.console import Progress
 from uio2.pipeline.gin_config import operative_text
 from uio2.pipeline.plan import CACHED, StagePlan, check_order, resolve_sources
 from uio2.pipeline.runner import Runner, StageRun
-from uio2.pipeline.stage import Pipeline, Source, Stage, StageError
+from uio2.pipeline.stage import Pipeline, Source, Stage, UsageError
 from uio2.pipeline.store import Store, write_json
 
 
@@ -86,12 +85,12 @@ def account_cached(store: Store, pipeline: Pipeline, plans: Sequence[StagePlan])
 
 
 def last_run(store: Store, pipeline: str) -> dict[str, Any]:
-    """The account of the last run; StageError if there is none."""
+    """The account of the last run; UsageError if there is none."""
     try:
         return json.loads((store.root / "runs" / f"{pipeline}.json").read_text())
     except FileNotFoundError as error:
         hint = f"run it with: uio2 run {pipeline}"
-        raise StageError(f"pipeline {pipeline} has not run in store {store.root}; {hint}") from error
+        raise UsageError(f"pipeline {pipeline} has not run in store {store.root}; {hint}") from error
 
 
 def _write_account(
@@ -113,8 +112,3 @@ def _write_account(
         "config": operative_text(pipeline),
     }
     write_json(store.folder("runs") / f"{pipeline.name}.json", value)
-
-
-def as_dict(plans: Sequence[StagePlan]) -> list[dict[str, Any]]:
-    """Plans as JSON values."""
-    return [dataclasses.asdict(item) for item in plans]

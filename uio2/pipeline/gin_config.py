@@ -12,7 +12,6 @@ where it stands and what was probably meant. gin keeps its state in globals: eac
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +19,7 @@ from typing import TypeVar
 import gin
 
 from uio2.pipeline.gin_names import Names, check_values, scan, suggestion
-from uio2.pipeline.stage import Pipeline, StageError, flatten, spec_to_json
+from uio2.pipeline.stage import Pipeline, StageError, UsageError, flatten, spec_to_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 REGISTRATION = "from __gin__ import dynamic_registration"
@@ -34,7 +33,7 @@ def search(file: str) -> Path:
         if place.is_file():
             return place
     near = [str(path.relative_to(REPOSITORY)) for path in sorted((REPOSITORY / "configs").glob("**/*.gin"))]
-    raise StageError(f"--gin_file={file}: no such file in {[str(p.parent) for p in places]}{suggestion(file, near)}")
+    raise UsageError(f"--gin_file={file}: no such file in {[str(p.parent) for p in places]}{suggestion(file, near)}")
 
 
 @dataclasses.dataclass
@@ -49,7 +48,7 @@ class GinConfig:
 
     @classmethod
     def parse(cls, files: Sequence[str | Path], bindings: Sequence[str] = ()) -> GinConfig:
-        """Reads gin files in order, then bindings (`X=Y`, without the leading `--gin.`). Raises StageError."""
+        """Reads gin files in order, then bindings (`X=Y`, without the leading `--gin.`). Raises UsageError."""
         names = Names()
         paths = [search(str(file)) for file in files]
         for path in paths:
@@ -66,38 +65,42 @@ class GinConfig:
             gin.parse_config([*imports, *map(_binding_line, bindings)])
             gin.finalize()
         except (ValueError, SyntaxError, NameError, AttributeError, ImportError, OSError) as error:
-            raise StageError(f"gin: {error}") from error
+            raise UsageError(f"gin: {error}") from error
         return cls(names)
 
     def spec(self, cls: type[Spec], *, scope: str = "") -> Spec:
         """The spec dataclass with its bound values; `scope` picks bindings written as `scope/Class.field`.
 
-        Raises StageError naming a required field that has no value, or a value of the wrong type.
+        Raises UsageError naming a required field that has no value, or a value of the wrong type.
         """
         if not dataclasses.is_dataclass(cls):
-            raise StageError(f"{cls!r} is not a dataclass")
+            raise UsageError(f"{cls!r} is not a dataclass")
         bound = self.names.bound(cls, scope=scope)
         self.used.update((used_scope, name) for used_scope in self.names.scopes(scope) for name in [cls.__qualname__])
         required = [f.name for f in dataclasses.fields(cls) if _required(f) and f.name not in bound]
         if required:
             path = f"{scope + '/' if scope else ''}{self.names.alias(cls)}.{required[0]}"
-            raise StageError(f"{path} has no value and no default; give one with --gin.{path}=VALUE")
+            raise UsageError(f"{path} has no value and no default; give one with --gin.{path}=VALUE")
         try:
             with gin.config_scope(scope or None):
                 # A class that no binding mentions is not registered with gin, and has its defaults.
                 value = gin.get_configurable(cls)() if self.names.mentioned(cls) else cls()
         except (StageError, ValueError, TypeError) as error:
-            raise StageError(f"{self.names.alias(cls)}: {str(error).splitlines()[0]}") from error
+            raise UsageError(f"{self.names.alias(cls)}: {str(error).splitlines()[0]}") from error
         self.used.update(("", reference) for reference in self.names.references)
         return check_values(value, path=self.names.alias(cls))
 
-    def check_used(self, *, pipeline: str) -> None:
-        """Raises StageError if a binding belongs to a class or scope that no resolved spec used."""
+    def check_used(self, *, pipeline: str, own: str = "") -> None:
+        """Raises UsageError if a binding belongs to a class or scope that no resolved spec used.
+
+        Bindings of the pipeline's `own` file may stay unused: it also serves stages that some sources leave out.
+        """
+        exempt = f"{search(own)}:" if own else "\0"
         for scope, name, place in self.names.bindings():
-            if (scope, name) not in self.used:
+            if (scope, name) not in self.used and not place.startswith(exempt):
                 known = sorted({f"{s}/{n}" if s else n for s, n in self.used})
                 key = f"{scope}/{name}" if scope else name
-                raise StageError(
+                raise UsageError(
                     f"{place}: remove the binding of {key}, no stage of {pipeline!r} reads it{suggestion(key, known)}"
                 )
 
@@ -115,7 +118,7 @@ def operative_text(pipeline: Pipeline) -> str:
 def _binding_line(binding: str) -> str:
     key, equals, value = binding.partition("=")
     if not equals or not key.strip():
-        raise StageError(f"--gin.{binding}: expected --gin.NAME=VALUE")
+        raise UsageError(f"--gin.{binding}: expected --gin.NAME=VALUE")
     return f"{key.strip()} = {value.strip()}"
 
 
@@ -125,24 +128,3 @@ def _required(field: dataclasses.Field) -> bool:
 
 def _search_path() -> list[str]:
     return list(gin.config._LOCATION_PREFIXES)  # gin has no public way to ask; adding twice would grow it for ever
-
-
-def split_gin_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes `--gin.X=Y` (or `--gin.X Y`) out of a command line; returns (the other arguments, bindings)."""
-    rest: list[str] = []
-    bindings: list[str] = []
-    pending: str | None = None
-    for argument in arguments:
-        if pending is not None:
-            bindings.append(f"{pending}={argument}")
-            pending = None
-        elif match := re.fullmatch(r"--gin\.([^=]+)(=.*)?", argument, flags=re.DOTALL):
-            if match[2] is None:
-                pending = match[1]
-            else:
-                bindings.append(match[1] + match[2])
-        else:
-            rest.append(argument)
-    if pending is not None:
-        raise StageError(f"--gin.{pending} has no value; write --gin.{pending}=VALUE")
-    return rest, bindings

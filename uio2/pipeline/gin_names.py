@@ -17,7 +17,7 @@ from typing import Any
 
 from gin import config_parser
 
-from uio2.pipeline.stage import StageError
+from uio2.pipeline.stage import UsageError
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
@@ -48,18 +48,18 @@ class Names:
     _bindings: list[_Binding] = dataclasses.field(default_factory=list)
 
     def resolve(self, selector: str, *, place: str) -> Any:
-        """The class behind `alias.Class`; StageError with a suggestion otherwise."""
+        """The class behind `alias.Class`; UsageError with a suggestion otherwise."""
         first, *rest = selector.split(".")
         if first not in self.symbols:
             known = list(self.symbols)
-            raise StageError(f"{place}: {selector!r}: no gin file imports {first!r}{suggestion(first, known)}")
+            raise UsageError(f"{place}: {selector!r}: no gin file imports {first!r}{suggestion(first, known)}")
         value = self.symbols[first]
         for part in rest:
             if not hasattr(value, part):
-                raise StageError(f"{place}: {selector!r} does not exist{suggestion(selector, self._selectors())}")
+                raise UsageError(f"{place}: {selector!r} does not exist{suggestion(selector, self._selectors())}")
             value = getattr(value, part)
         if not (inspect.isclass(value) or inspect.isfunction(value)):
-            raise StageError(f"{place}: {selector!r} is not a class{suggestion(selector, self._selectors())}")
+            raise UsageError(f"{place}: {selector!r} is not a class{suggestion(selector, self._selectors())}")
         return value
 
     def _selectors(self) -> list[str]:
@@ -70,21 +70,21 @@ class Names:
         return found
 
     def bind(self, scope: str, selector: str, field: str, *, place: str) -> None:
-        """Notes `scope/selector.field = ...`; StageError if the class has no such parameter."""
+        """Notes `scope/selector.field = ...`; UsageError if the class has no such parameter."""
         cls = self.resolve(selector, place=place)
         parameters = list(inspect.signature(cls).parameters)
         if field not in parameters:
-            raise StageError(f"{place}: {selector} has no parameter {field!r}{suggestion(field, parameters)}")
+            raise UsageError(f"{place}: {selector} has no parameter {field!r}{suggestion(field, parameters)}")
         self._bindings.append(_Binding(scope, cls, field, place))
 
     def check_macros(self) -> None:
-        """Every macro used is defined and every macro defined is used; StageError otherwise."""
+        """Every macro used is defined and every macro defined is used; UsageError otherwise."""
         for name, place in self.macros_used.items():
             if name not in self.macros:
-                raise StageError(f"{place}: macro %{name} is not defined{suggestion(name, list(self.macros))}")
+                raise UsageError(f"{place}: macro %{name} is not defined{suggestion(name, list(self.macros))}")
         for name, place in self.macros.items():
             if name not in self.macros_used:
-                raise StageError(f"{place}: no binding uses {name}{suggestion(name, list(self.macros_used))}")
+                raise UsageError(f"{place}: no binding uses {name}{suggestion(name, list(self.macros_used))}")
 
     def scopes(self, scope: str) -> list[str]:
         """The scopes whose bindings apply inside `scope`: "" and every prefix of it."""
@@ -129,14 +129,14 @@ class _Delegate(config_parser.ParserDelegate):
 
 
 def scan(names: Names, text: str, *, place: str, find: Callable[[str], Path]) -> None:
-    """Reads gin text into `names`; follows `include` statements through `find`. StageError at the first fault."""
+    """Reads gin text into `names`; follows `include` statements through `find`. UsageError at the first fault."""
     delegate = _Delegate()
     parser = config_parser.ConfigParser(text, delegate)
     while True:
         try:
             statement = next(parser, None)
         except (SyntaxError, ValueError) as error:
-            raise StageError(_syntax_message(error, text=text, place=place)) from error
+            raise UsageError(_syntax_message(error, text=text, place=place)) from error
         if statement is None:
             return
         where = place if place == "--gin" else f"{place}:{statement.location.line_num}"
@@ -156,7 +156,7 @@ def _take(names: Names, statement: Any, *, where: str, find: Callable[[str], Pat
         try:
             module = importlib.import_module(statement.module)
         except ImportError as error:
-            raise StageError(f"{where}: cannot import {statement.module} ({error})") from error
+            raise UsageError(f"{where}: cannot import {statement.module} ({error})") from error
         plain = not (statement.is_from or statement.alias)
         bound = importlib.import_module(statement.module.split(".")[0]) if plain else module
         names.symbols[statement.bound_name()] = bound
@@ -184,7 +184,7 @@ def _syntax_message(error: Exception, *, text: str, place: str) -> str:
 
 
 def check_values(value: Any, *, path: str) -> Any:
-    """The spec with ints widened to float where the field is a float; StageError if a value has the wrong type."""
+    """The spec with ints widened to float where the field is a float; UsageError if a value has the wrong type."""
     hints = typing.get_type_hints(type(value))
     changed = {}
     for field in dataclasses.fields(value):
@@ -212,4 +212,4 @@ def _fitted(item: Any, hint: Any, *, path: str) -> Any:
     if any(type(item) is option for option in plain):
         return item
     wanted = " or ".join("None" if option is type(None) else option.__name__ for option in plain)
-    raise StageError(f"{path} = {item!r} is {type(item).__name__}, expected {wanted}")
+    raise UsageError(f"{path} = {item!r} is {type(item).__name__}, expected {wanted}")

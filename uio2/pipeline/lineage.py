@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from uio2.pipeline import registry
-from uio2.pipeline.artifact import SOURCE, ArtifactError, canonical_json, digest_directory
+from uio2.pipeline.artifact import SOURCE, canonical_json, digest_directory
 from uio2.pipeline.sources import source_digest
-from uio2.pipeline.stage import StageError
-from uio2.pipeline.store import Record, Store, read_record
+from uio2.pipeline.stage import UsageError
+from uio2.pipeline.store import Record, Store
 
 OK, MISMATCH, MISSING = "ok", "MISMATCH", "MISSING"
 
@@ -50,23 +50,23 @@ class Node:
 
 
 def resolve(store: Store, reference: str) -> tuple[Record, Path]:
-    """The record behind `MODEL[@N]` or `PIPELINE/STAGE[@VERSION]`; StageError with what is there otherwise."""
+    """The record behind `MODEL[@N]` or `PIPELINE/STAGE[@VERSION]`; UsageError with what is there otherwise."""
     name, _, version = reference.partition("@")
     if "/" in name:
         found = store.newest(name, version=version or None)
         if found is None:
             known = sorted({f"{r['name']}@{r['version']}" for r, _ in store.records()})
-            raise StageError(f"no artifact {reference!r} in {store.root}; there are: {', '.join(known) or 'none'}")
+            raise UsageError(f"no artifact {reference!r} in {store.root}; there are: {', '.join(known) or 'none'}")
         return found
     known_versions = registry.versions(store, name)
     chosen = [v for v in known_versions if not version or str(v.number) == version]
     if not chosen:
         known = [f"{m}@{v.number}" for m in registry.models(store) for v in registry.versions(store, m)]
-        raise StageError(f"no model {reference!r} in {store.root}; there are: {', '.join(known) or 'none'}")
+        raise UsageError(f"no model {reference!r} in {store.root}; there are: {', '.join(known) or 'none'}")
     model = chosen[-1]
     found = store.newest(model.artifact, version=model.fingerprint)
     if found is None or found[0]["digest"] != model.digest:
-        raise StageError(
+        raise UsageError(
             f"model {name}@{model.number}: {model.artifact} {model.fingerprint[:12]} is gone from the store"
         )
     return found
@@ -131,26 +131,3 @@ def check(record: Record, path: Path, *, expected: str) -> tuple[str, str]:
     if digest != record["digest"]:
         return MISMATCH, f"the files give {digest[:12]}: they were changed after publishing"
     return OK, ""
-
-
-def ancestry(path: Path) -> list[Record]:
-    """The records behind a published directory, itself first, inputs after; for a report that shows lineage.
-
-    Finds the other artifacts beside it in the same store; reads records only, no data. Sources have no record:
-    they are in the `inputs` of the one that read them.
-    """
-    record = read_record(path)
-    if record is None:
-        raise ArtifactError(f"{path} has no record")
-    store = Store(path.parents[3])
-    found: dict[str, Record] = {}
-    queue = [record]
-    while queue:
-        current = queue.pop(0)
-        if current["fingerprint"] in found:
-            continue
-        found[current["fingerprint"]] = current
-        for value in current["inputs"].values():
-            if value["kind"] != SOURCE and (item := store.newest(value["name"], version=value["fingerprint"])):
-                queue.append(item[0])
-    return list(found.values())

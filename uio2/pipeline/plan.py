@@ -13,7 +13,7 @@ from typing import Any
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.runner import published, recipe_of
 from uio2.pipeline.sources import Progress, source_artifact
-from uio2.pipeline.stage import Pipeline, Source, Stage, StageError, flatten
+from uio2.pipeline.stage import Pipeline, Source, Stage, StageError, UsageError, flatten
 from uio2.pipeline.store import Store
 
 CACHED, RUN, WAITS = "cached", "run", "waits"
@@ -53,11 +53,11 @@ class StagePlan:
 
 
 def upstream(pipeline: Pipeline, targets: Sequence[str]) -> tuple[Stage, ...]:
-    """The named stages and everything they need, in the pipeline's order. StageError for an unknown name."""
+    """The named stages and everything they need, in the pipeline's order. UsageError for an unknown name."""
     names = [stage.name for stage in pipeline.stages]
     unknown = [target for target in targets if target not in names]
     if unknown:
-        raise StageError(f"pipeline {pipeline.name} has no stage {unknown[0]!r}; it has {', '.join(names)}")
+        raise UsageError(f"pipeline {pipeline.name} has no stage {unknown[0]!r}; it has {', '.join(names)}")
     wanted = set(targets)
     for stage in reversed(pipeline.stages):
         if stage.name in wanted:

@@ -21,7 +21,7 @@ class ModelVersion:
     """One registered version.
 
     Attributes:
-      model: registered name, the pipeline's.
+      model: registered name.
       number: 1, 2, ...
       artifact: name of the artifact.
       fingerprint: its full fingerprint.

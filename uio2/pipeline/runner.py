@@ -163,9 +163,10 @@ class Runner:
     def _register(self, stage: Stage, artifact: Artifact) -> None:
         """Gives a published model its version; asked again for an artifact that has one, it changes nothing."""
         if stage.type.registers_model and artifact.stats.get("promoted", True):
-            version = registry.register(self.store, model=self.pipeline, artifact=artifact)
+            model = getattr(stage.spec, "model_name", "") or self.pipeline
+            version = registry.register(self.store, model=model, artifact=artifact)
             if version.new:
-                self._say(stage, f"registered model {self.pipeline}@{version.number}")
+                self._say(stage, f"registered model {model}@{version.number}")
 
     def _check(self) -> None:
         if self._cancelled.is_set():

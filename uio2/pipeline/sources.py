@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from uio2.pipeline.artifact import SOURCE, Artifact, digest_rows, file_sha256, files_below
-from uio2.pipeline.stage import Source, StageError
+from uio2.pipeline.stage import Source, UsageError
 from uio2.pipeline.store import Store, write_json
 
 # A file changed within this time of being hashed may change again under the same mtime; it is hashed anew next time.
@@ -26,11 +26,11 @@ Progress = Callable[[int, int, str], None]
 def source_artifact(source: Source, *, store: Store, name: str, progress: Progress | None = None) -> Artifact:
     """The source as the `Artifact` a stage gets: uri is its absolute path, digest that of its content.
 
-    Raises StageError if the path is missing or holds no file.
+    Raises UsageError if the path is missing or holds no file.
     """
     path = Path(source.path).expanduser().absolute()
     if not path.exists():
-        raise StageError(f"{name}: no such file or folder: {path}")
+        raise UsageError(f"{name}: no such file or folder: {path}")
     cache = store.folder("cache", "sources") / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json"
     digest = _digest(path, name=name, cache=cache, progress=progress or (lambda done, total, text: None))
     return Artifact(kind=SOURCE, name=name, version="", uri=str(path), digest=digest)
@@ -51,7 +51,7 @@ def _digest(path: Path, *, name: str, cache: Path, progress: Progress) -> str:
     fresh: dict[str, list] = {}
     files = _files(path)
     if not files:
-        raise StageError(f"{name}: {path} holds no files")
+        raise UsageError(f"{name}: {path} holds no files")
     for index, (relative, file) in enumerate(files):
         stat = file.stat()
         key = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

@@ -23,6 +23,10 @@ class StageError(Exception):
     """A stage cannot run as asked: names the key, the value, what was expected and the fix."""
 
 
+class UsageError(StageError):
+    """What was asked for cannot be meant: an unknown name, a missing option, a value of the wrong type."""
+
+
 @dataclasses.dataclass(frozen=True)
 class StageContext:
     """What a running stage gets.

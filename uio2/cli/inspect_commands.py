@@ -1,0 +1,103 @@
+"""`show`, `plan`, `lineage`: what there is, what would run, where it comes from. They run nothing."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from uio2.cli.options import add_command, add_pipeline_options, pipeline_of, print_json, store_of
+
+
+def add(commands: Any) -> None:
+    """Adds the commands."""
+    show = add_command(
+        commands,
+        "show",
+        about="show the last run of a pipeline: metrics, stages, report",
+        examples="uio2 show digits\nuio2 show digits --json",
+        handler=run_show,
+    )
+    show.add_argument("name", nargs="?", default="digits")
+    plan = add_command(
+        commands,
+        "plan",
+        about="say what is cached, what would run and which field changed",
+        examples="""
+            uio2 plan digits
+            uio2 plan digits --gin.STEPS=20
+            uio2 plan coco --images train2017 --annotations annotations --json""",
+        handler=run_plan,
+    )
+    plan.add_argument("name", nargs="?", default="digits")
+    plan.add_argument("--config", action="store_true", help="print every resolved value of every stage instead")
+    add_pipeline_options(plan)
+    lineage = add_command(
+        commands,
+        "lineage",
+        about="walk from a model or artifact back to raw files and verify every digest",
+        details="Needs only the records in the store. Exit status 1 if a digest does not match or something is gone.",
+        examples="uio2 lineage digits@1\nuio2 lineage digits/train\nuio2 lineage digits/train@1 --json",
+        handler=run_lineage,
+    )
+    lineage.add_argument("reference", metavar="NAME[@VERSION]", help="a model, or an artifact PIPELINE/STAGE")
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """`uio2 show`."""
+    from uio2.cli.summary import print_summary, summary
+
+    store = store_of(args)
+    found = summary(store, args.name)
+    print_json(found) if args.json else print_summary(found, store)
+    return 0
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    """`uio2 plan`."""
+    from uio2.pipeline.gin_config import operative_text
+    from uio2.pipeline.plan import plan
+
+    pipeline = pipeline_of(args, args.name)
+    if args.config:
+        print(operative_text(pipeline), end="")
+        return 0
+    items = plan(pipeline, store=store_of(args).prepare())
+    if args.json:
+        print_json({"pipeline": pipeline.name, "stages": [dataclasses.asdict(item) for item in items]})
+        return 0
+    width = max(len(item.stage) for item in items)
+    for item in items:
+        print(f"{item.stage:<{width}}  {item.status:<6}  {item.reason}")
+        for change in item.changes:
+            print(f"{'':<{width}}          {change}")
+    return 0
+
+
+def run_lineage(args: argparse.Namespace) -> int:
+    """`uio2 lineage`."""
+    from uio2.pipeline.lineage import OK, walk
+
+    nodes = []
+    for node in walk(store_of(args), args.reference):
+        nodes.append(node)
+        if not args.json:  # as it goes: reading a large dataset again takes a while
+            label = f"{node.role}: {node.name}" if node.role else node.name
+            version = f"@{node.version}" if node.version else ""
+            place = node.uri if node.kind == "source" else ""
+            parts = [
+                f"{'  ' * node.depth}{label}{version}",
+                node.kind,
+                node.digest[:12],
+                node.status,
+                node.detail,
+                place,
+            ]
+            print("  ".join(filter(None, parts)), flush=True)
+    wrong = [node for node in nodes if node.status != OK]
+    if args.json:
+        values = [dataclasses.asdict(node) for node in nodes]
+        print_json({"reference": args.reference, "ok": not wrong, "nodes": values})
+    elif wrong:
+        print(f"{len(wrong)} of {len(nodes)} do not hold what was recorded")
+    return 1 if wrong else 0

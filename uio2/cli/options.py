@@ -1,0 +1,83 @@
+"""Options that several commands share, and what they amount to: a store, a console, a pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from flows.pipelines import PIPELINES, build
+from uio2.pipeline.console import Console
+from uio2.pipeline.stage import Pipeline, UsageError
+from uio2.pipeline.store import Store
+
+Handler = Callable[[argparse.Namespace], int]
+SOURCES = tuple(dict.fromkeys(key for entry in PIPELINES.values() for key in (*entry.required, *entry.optional)))
+
+
+def add_command(
+    commands: Any, name: str, *, about: str, details: str = "", examples: str, handler: Handler
+) -> argparse.ArgumentParser:
+    """A subcommand with the options all have, and examples at the end of its help."""
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + "." + (f"\n\n{textwrap.dedent(details).strip()}" if details else ""),
+        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--store", metavar="DIR", help="where everything is kept (default: $UIO2_HOME, else ./.uio2)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    parser.add_argument("--debug", action="store_true", help="print tracebacks")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
+    """gin options and the folders a pipeline may read."""
+    gin = parser.add_argument_group("configuration")
+    gin.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="read after the pipeline's own")
+    gin.add_argument("--gin.NAME=VALUE", action="store_true", dest="_gin", help="bind one value; may be repeated")
+    folders = parser.add_argument_group("source folders")
+    for key in SOURCES:
+        folders.add_argument(f"--{key}", metavar="DIR")
+    folders.add_argument("--source", action="append", default=[], metavar="NAME=DIR", help="of a pipeline of your own")
+
+
+def add_stage_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the commands that run part of a pipeline."""
+    parser.add_argument("--pipeline", metavar="NAME", help="default: coco if source folders are given, else digits")
+    parser.add_argument("--stage", metavar="NAME", help="another stage of the pipeline than this command's own")
+    add_pipeline_options(parser)
+
+
+def store_of(args: argparse.Namespace) -> Store:
+    """The store of a command line; nothing is touched yet."""
+    return Store(args.store)
+
+
+def console_of(args: argparse.Namespace) -> Console:
+    """Where running stages are reported: stderr."""
+    return Console(quiet=getattr(args, "quiet", False))
+
+
+def pipeline_of(args: argparse.Namespace, name: str | None = None) -> Pipeline:
+    """The pipeline a command line means."""
+    sources = {key: value for key in SOURCES if (value := getattr(args, key))}
+    for item in args.source:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(f"--source {item}: expected NAME=DIR")
+        sources[key] = value
+    chosen = name or getattr(args, "pipeline", None) or ("coco" if sources else "digits")
+    return build(chosen, gin_files=args.gin_file, bindings=args.gin_bindings, sources=sources)
+
+
+def print_json(value: Any) -> None:
+    """Writes one JSON document to stdout."""
+    json.dump(value, sys.stdout, indent=2)
+    print()

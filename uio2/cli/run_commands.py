@@ -1,0 +1,172 @@
+"""`run`: a whole pipeline as a Prefect flow. `build, train, predict, score, report`: one stage and what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from uio2.cli.options import (
+    add_command,
+    add_pipeline_options,
+    add_stage_options,
+    console_of,
+    pipeline_of,
+    print_json,
+    store_of,
+)
+from uio2.pipeline.stage import Pipeline, Stage, UsageError
+
+WORDS = {
+    "train": (
+        "train a model",
+        "uio2 train\nuio2 train --gin_file=my.gin --gin.STEPS=20\nuio2 train --stage vision-tower",
+    ),
+    "predict": (
+        "write the predictions of a model",
+        "uio2 predict\nuio2 predict --gin.evaluate.PredictSpec.max_examples=10",
+    ),
+    "score": ("compute metrics from prediction files", "uio2 score\nuio2 score --json"),
+    "report": (
+        "make the HTML report",
+        "uio2 report\nuio2 report --pipeline coco --images DIR --annotations DIR",
+    ),
+}
+
+
+def add(commands: Any) -> None:
+    """Adds the commands."""
+    run = add_command(
+        commands,
+        "run",
+        about="run a pipeline: what is published is reused, the rest runs",
+        details="May be stopped at any time and run again: finished stages are kept, a stopped one resumes.",
+        examples="""
+            uio2 run digits
+            uio2 run digits --gin.STEPS=20
+            uio2 run coco --images train2017 --annotations annotations --vqa vqa --refer refer
+            uio2 run my_project.my_pipeline --source text=corpus/""",
+        handler=run_pipeline,
+    )
+    run.add_argument("name", nargs="?", default="digits", help="digits, coco or a module of yours (default: digits)")
+    run.add_argument("--parallel", type=int, default=1, metavar="N", help="stages at once, where the DAG allows it")
+    run.add_argument("--no-prefect", action="store_true", help="run the stages in order without a flow")
+    run.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    add_pipeline_options(run)
+    build = add_command(
+        commands,
+        "build",
+        about="build datasets",
+        examples="""
+            uio2 build
+            uio2 build coco --images train2017 --annotations annotations
+            uio2 build refcoco --pipeline digits""",
+        handler=run_build,
+    )
+    build.add_argument("names", nargs="*", metavar="DATASET", help="coco, refcoco, audio (default: all)")
+    add_stage_options(build)
+    for word, (about, examples) in WORDS.items():
+        parser = add_command(
+            commands,
+            word,
+            about=f"{about}, with everything it needs",
+            examples=examples,
+            handler=lambda args, word=word: run_word(args, word),
+        )
+        add_stage_options(parser)
+
+
+def run_pipeline(args: argparse.Namespace) -> int:
+    """`uio2 run`."""
+    from uio2.cli.summary import print_summary, summary
+    from uio2.pipeline.execution import account_cached
+    from uio2.pipeline.plan import CACHED, plan
+    from uio2.pipeline.tracking import unmirrored
+
+    if args.parallel < 1:
+        raise UsageError(f"--parallel {args.parallel}: expected 1 or more")
+    store = store_of(args).prepare()
+    pipeline = pipeline_of(args, args.name)
+    plans = plan(pipeline, store=store)
+    if all(item.status == CACHED for item in plans):
+        console_of(args).line("uio2", f"every stage of {pipeline.name} is published: nothing to run")
+        account_cached(store, pipeline, plans)
+        if unmirrored(store):
+            _tracker(args, store, pipeline).close()
+    else:
+        _execute(args, pipeline, flow=not (args.no_prefect or os.environ.get("UIO2_PREFECT") == "off"))
+    found = summary(store, pipeline.name)
+    print_json(found) if args.json else print_summary(found, store)
+    return 0
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """`uio2 build`."""
+    pipeline = pipeline_of(args)
+    built = [stage.name for stage in pipeline.stages if stage.type.kind == "dataset"]
+    names = [args.stage] if args.stage else [f"build-{name}" for name in args.names] or built
+    unknown = [name for name in names if name not in built and name != args.stage]
+    if unknown:
+        known = ", ".join(name.removeprefix("build-") for name in built)
+        raise UsageError(
+            f"pipeline {pipeline.name} builds no {unknown[0].removeprefix('build-')!r}; it builds: {known}"
+        )
+    return _run_stages(args, pipeline, names)
+
+
+def run_word(args: argparse.Namespace, word: str) -> int:
+    """`uio2 train`, `predict`, `score`, `report`."""
+    pipeline = pipeline_of(args)
+    names = [args.stage] if args.stage else [s.name for s in pipeline.stages if word in (s.name, s.type.name)]
+    if len(names) != 1:
+        raise UsageError(f"pipeline {pipeline.name} has {names or 'no'} stage for {word!r}; name one with --stage")
+    return _run_stages(args, pipeline, names)
+
+
+def _run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> int:
+    from uio2.pipeline.plan import upstream
+
+    store_of(args).prepare()
+    done = _execute(args, pipeline, stages=upstream(pipeline, names))
+    results = [dataclasses.asdict(done[name].artifact) | {"reused": done[name].reused} for name in names]
+    if args.json:
+        print_json(results)
+        return 0
+    for result in results:
+        figures = {k: v for k, v in result["stats"].items() if isinstance(v, (int, float, str, bool))}
+        print(f"{result['name']}@{result['version']}  digest {result['digest'][:12]}\n  {result['uri']}")
+        print("".join(f"  {key}: {value}\n" for key, value in figures.items()), end="")
+    return 0
+
+
+def _execute(
+    args: argparse.Namespace, pipeline: Pipeline, *, stages: Sequence[Stage] | None = None, flow: bool = False
+) -> dict[str, Any]:
+    """Runs the stages, under Prefect if asked; the MLflow records are written in any case."""
+    from uio2.pipeline.execution import Execution
+    from uio2.pipeline.runner import Runner
+    from uio2.pipeline.stopping import stoppable
+
+    store = store_of(args)
+    tracker = _tracker(args, store, pipeline)
+    runner = Runner(store, pipeline=pipeline.name, console=console_of(args), tracker=tracker, debug=args.debug)
+    with stoppable(runner):
+        try:
+            execution = Execution(pipeline, runner, stages=stages)
+            if flow:
+                from flows.run import run_flow
+
+                run_flow(execution, parallel=args.parallel)
+            else:
+                execution.run()
+        finally:
+            tracker.close()
+    return dict(execution.done)
+
+
+def _tracker(args: argparse.Namespace, store: Any, pipeline: Pipeline) -> Any:
+    from uio2.pipeline.tracking import open_tracker
+
+    return open_tracker(store, pipeline=pipeline.name, console=console_of(args))
