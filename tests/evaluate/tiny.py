@@ -71,27 +71,36 @@ def build_datasets(folder: Path, *, train: list[Scene], validation: list[Scene])
         **common,
         "captions": {"text": tfds.features.Sequence(tfds.features.Text())},
         "vqa": {
+            "id": tfds.features.Sequence(np.int64),
             "questions": tfds.features.Sequence(tfds.features.Text()),
             "answers": tfds.features.Sequence(tfds.features.Tensor(shape=(10,), dtype=np.str_)),
         },
-        "objects": tfds.features.Sequence({**box, "label": label}),
+        "objects": tfds.features.Sequence({**box, "is_crowd": np.bool_, "label": label}),
     })  # fmt: skip
     refcoco = tfds.features.FeaturesDict({
         **common,
         "objects": tfds.features.Sequence(
-            {**box, "label": label, "refexp": tfds.features.Sequence({"raw": tfds.features.Text()})}
+            {**box, "label": label, "refexp": tfds.features.Sequence({"refexp_id": np.int64, "raw": tfds.features.Text()})}
         ),
     })  # fmt: skip
 
     def coco_row(i: int, scene: Scene) -> dict:
-        objects = [{"bbox": _tfds_box(o), "id": n, "label": o.digit} for n, o in enumerate(scene.objects)]
-        questions = {"questions": ["how many digits are there?"], "answers": [[str(len(scene.objects))] * 10]}
+        objects = [
+            {"bbox": _tfds_box(o), "id": n, "is_crowd": False, "label": o.digit} for n, o in enumerate(scene.objects)
+        ]
+        answers = [[str(len(scene.objects))] * 10]
+        questions = {"id": [i], "questions": ["how many digits are there?"], "answers": answers}
         return {"image": _jpeg(scene), "image/id": i, "captions": {"text": captions(scene)}, "vqa": questions,
                 "objects": objects}  # fmt: skip
 
     def refcoco_row(i: int, scene: Scene) -> dict:
         objects = [
-            {"bbox": _tfds_box(o), "id": n, "label": o.digit, "refexp": [{"raw": f"the {o.colour} digit"}]}
+            {
+                "bbox": _tfds_box(o),
+                "id": n,
+                "label": o.digit,
+                "refexp": [{"refexp_id": 10 * i + n, "raw": f"the {o.colour} digit"}],
+            }
             for n, o in enumerate(scene.objects)
         ]
         return {"image": _jpeg(scene), "image/id": i, "objects": objects}

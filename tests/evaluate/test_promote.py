@@ -1,0 +1,77 @@
+"""The gate: a model passes for reasons that are written down, and fails for reasons that are too."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from uio2.evaluate import promote
+from uio2.evaluate.specs import PROMOTE, PromoteSpec
+from uio2.pipeline.stage import StageError
+
+from . import tiny
+
+
+def report(folder, **values):
+    """A score artifact whose metrics have an interval of 0.05 either side and a baseline of 0.3."""
+    folder.mkdir(parents=True)
+    metrics = {
+        key.replace("__", "/"): {"value": v, "low": v - 0.05, "high": v + 0.05, "baseline": 0.3, "n": 10}
+        for key, v in values.items()
+    }
+    (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+    return tiny.artifact(folder, kind="report", name="digits/score")
+
+
+def decide(tmp_path, spec, *, champion=None, **values):
+    inputs = {"train": tiny.write_checkpoint(tmp_path / "train"), "score": report(tmp_path / "score", **values)}
+    if champion:
+        inputs["champion"] = report(tmp_path / "champion", **champion)
+    context = tiny.context(tmp_path / "promote", **inputs)
+    stats = promote.run(spec, context)
+    return stats, json.loads((context.out / "model.json").read_text())
+
+
+def test_a_model_above_its_baseline_is_promoted(tmp_path):
+    spec = PromoteSpec("m", min_value={"vqa/score": 0.8}, min_margin={"vqa/score": 0.4})
+    stats, model = decide(tmp_path, spec, vqa__score=0.8)
+    assert (stats["promoted"], stats["model_name"], stats["metrics"]["vqa/score"]["value"]) == (True, "m", 0.8)
+    assert model["promoted"]
+    assert [check["passed"] for check in model["checks"]] == [True, True]
+    assert str(tmp_path) not in json.dumps(model)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (PromoteSpec("m", min_value={"vqa/score": 0.81}), "vqa/score: the value is 0.800, below 0.810"),
+        # The value clears the margin, its interval does not.
+        (PromoteSpec("m", min_margin={"vqa/score": 0.46}), "is 0.450, below 0.460"),
+        (PromoteSpec("m", min_value={"refexp/acc": 0.1}), "refexp/acc was not measured"),
+    ],
+)
+def test_a_model_that_fails_is_published_with_the_reason(tmp_path, spec, reason):
+    stats, model = decide(tmp_path, spec, vqa__score=0.8)
+    assert not stats["promoted"]
+    assert not model["promoted"]
+    assert reason in stats["reasons"][0]
+
+
+@pytest.mark.parametrize(("allowed", "promoted"), [(0.1, True), (0.09, False)])
+def test_a_guard_allows_only_so_much_of_a_fall(tmp_path, allowed, promoted):
+    spec = PromoteSpec("m", max_fall={"vqa/score": allowed})
+    stats, _ = decide(tmp_path, spec, champion={"vqa__score": 0.9}, vqa__score=0.8)
+    assert stats["promoted"] is promoted
+
+
+def test_without_a_champion_guards_do_not_ask(tmp_path):
+    stats, model = decide(tmp_path, PromoteSpec("m", max_fall={"vqa/score": 0.0}), vqa__score=0.1)
+    assert stats["promoted"]
+    assert model["champion"] is None
+
+
+def test_a_model_needs_a_name():
+    with pytest.raises(StageError, match="model_name"):
+        PromoteSpec("")
+    assert PROMOTE.registers_model
