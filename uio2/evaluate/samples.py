@@ -77,7 +77,7 @@ _RANKING = {VQA.name: "score", BOX_CLASSIFICATION.name: "exact_match", REFEXP.na
 
 
 def choose(family: Family, *, scored: Sequence[Scored], number: int) -> Chosen:
-    """An even sample of `number` examples and half as many best and worst; ties go to the surer answer.
+    """An even sample of `number` examples and half as many hits and misses; ties go to the surer answer.
 
     Sureness is the mean log-probability per token: a wrong answer given with certainty is the one to learn from.
     """
@@ -88,8 +88,10 @@ def choose(family: Family, *, scored: Sequence[Scored], number: int) -> Chosen:
         return s.row.logprob / max(1, len(s.row.tokens))
 
     half = max(1, number // 2)
-    best = sorted(scored, key=lambda s: (-s.score(metric), -sure(s), s.row.index))[:half]
-    worst = sorted(scored, key=lambda s: (s.score(metric), -sure(s), s.row.index))[:half]
+    hits = [s for s in scored if s.score(metric) > 0]
+    misses = [s for s in scored if _verdict(family, s) != "right"]
+    best = sorted(hits, key=lambda s: (-s.score(metric), -sure(s), s.row.index))[:half]
+    worst = sorted(misses, key=lambda s: (s.score(metric), -sure(s), s.row.index))[:half]
     cards = [[card_of(family, scored=s) for s in group] for group in (scored[::step][:number], best, worst)]
     return Chosen(*(tuple(group) for group in cards))
 

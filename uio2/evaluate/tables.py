@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from uio2.evaluate.predictions import Prediction
 
-OTHER = "other"
+# Classes without a row of their own, and answers without a column.
+RARER, OTHER = "rarer", "other"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,11 @@ class ConfusionRow:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """True classes down, predicted classes across; the last column collects answers that are none of the rows."""
+    """True classes down, predicted classes across.
+
+    Classes without a row of their own share the row `rarer`, whose column of that name counts the right answers; the
+    column `other` counts answers that are none of the named classes.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[ConfusionRow, ...]
@@ -39,20 +44,22 @@ class Slice:
 
 
 def confusion(rows: Sequence[Prediction], *, max_classes: int) -> Confusion:
-    """The table of the `max_classes` most frequent true classes; rarer ones share a last row."""
+    """The table of the `max_classes` most frequent true classes."""
     pairs = Counter((row.targets[0].lower(), row.text.strip().lower()) for row in rows)
     truth: Counter[str] = Counter()
     for (true, _), n in pairs.items():
         truth[true] += n
     frequent = sorted(truth, key=lambda name: (-truth[name], name))[:max_classes]
     names = sorted(frequent, key=_by_number)
+    rare = [RARER] if len(truth) > len(names) else []
+    columns = (*names, *rare, OTHER)
     folded: Counter[tuple[str, str]] = Counter()
     for (true, said), n in pairs.items():
-        folded[true if true in names else OTHER, said if said in names else OTHER] += n
-    labels = [*names, OTHER] if len(truth) > len(names) else names
-    columns = (*names, OTHER)
+        row = true if true in frequent else RARER
+        right = row if said == true else OTHER
+        folded[row, said if said in frequent else right] += n
     out = []
-    for label in labels:
+    for label in (*names, *rare):
         counts = tuple(folded[label, column] for column in columns)
         total = sum(counts)
         out.append(ConfusionRow(label, counts, tuple(round(n / total, 3) for n in counts), total))
