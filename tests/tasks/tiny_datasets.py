@@ -103,3 +103,15 @@ def build(folder: Path, *, train: int = 30, validation: int = 12) -> dict[str, P
         "coco": write(folder, "coco_all", COCO, rows["coco"]),
         "refcoco": write(folder, "ref_coco", REFCOCO, rows["refcoco"]),
     }
+
+
+def bare_rows(count: int) -> list[dict]:
+    """Records of `coco_all` with a caption and nothing else."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(buffer, "JPEG")
+    return [
+        {"image": buffer.getvalue(), "image/filename": f"{n}.jpg", "image/id": n,
+         "captions": {"num": 1, "id": [n], "text": ["dark"]},
+         "vqa": {"num": 0, "id": [], "questions": [], "answers": []}, "objects": []}
+        for n in range(count)
+    ]  # fmt: skip

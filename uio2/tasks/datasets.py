@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
@@ -80,12 +81,24 @@ class StoredDataset:
         return lambda serialized: features.deserialize_example(serialized, decoders=decoders)
 
     def _check_path(self, path: str) -> None:
+        if self._find(path) is None:
+            raise DatasetError(f"{self.directory}: no field {path!r}; build the dataset with this version")
+
+    def _find(self, path: str) -> Any:
         node: Any = self.features
         for part in path.split("/"):
             node = getattr(node, "feature", node)
             if not hasattr(node, "keys") or part not in node:
-                raise DatasetError(f"{self.directory}: no field {path!r} (stopped at {part!r}); build it with this version")
+                return None
             node = node[part]
+        return node
+
+    def is_text(self, path: str) -> bool:
+        """Whether the record holds a text, or sequences of texts, at this path."""
+        node = self._find(path)
+        while hasattr(node, "feature"):
+            node = node.feature
+        return node is not None and not hasattr(node, "keys") and node.dtype == np.str_
 
     def stream(self, split: str, fields: Iterable[str]) -> tf.data.Dataset:
         """All records of a split in file order, parsed."""

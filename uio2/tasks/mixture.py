@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from uio2.model.config import ModelConfig
 from uio2.tasks.box_classification import BoxClassification
 from uio2.tasks.captioning import Captioning
 from uio2.tasks.datasets import DatasetError, StoredDataset
@@ -77,6 +78,26 @@ class Mixture:
         setting = Setting(self.recipe, classes=self.dataset(name).classes(), training=training)
         return preprocessor(self.task(name), setting=setting)
 
+    def check_model(self, config: ModelConfig) -> None:
+        """Raises `MixtureError` if a model of this config cannot eat the batches."""
+        recipe, size = self.recipe, self.vocabulary.vocab_size
+        if tuple(config.image_size) != recipe.image_size or config.image_patch_size != recipe.image_patch_size:
+            raise MixtureError(
+                f"the model takes images {config.image_size} in patches of {config.image_patch_size}, the mixture makes "
+                f"{recipe.image_size} in {recipe.image_patch_size}; set RegisterSpec.image_size and image_patch_size"
+            )
+        lengths = (("text_inputs", "encoder_max_text_length"), ("text_targets", "decoder_max_text_length"))
+        for ours, theirs in lengths:
+            if getattr(recipe, ours) > getattr(config, theirs):
+                raise MixtureError(
+                    f"RegisterSpec.{ours} is {getattr(recipe, ours)}, the model's {theirs} is {getattr(config, theirs)}; lower the first"
+                )
+        if config.text_vocab_size < size:
+            raise MixtureError(
+                f"the model's text_vocab_size is {config.text_vocab_size}, the tokenizer has {size} pieces; expected "
+                f"{self.vocabulary.padded_size}"
+            )
+
     @functools.cache  # noqa: B019  one or two mixtures per process
     def counts(self, name: str, split: str) -> np.ndarray:
         """int32 [records]: evaluation examples of the task in each record of the split.
@@ -84,7 +105,9 @@ class Mixture:
         Raises:
           MixtureError: published counts belong to another dataset.
         """
-        records = self.dataset(name).splits[split]
+        records = self.dataset(name).splits.get(split, 0)
+        if not records:
+            return np.zeros(0, np.int32)
         stored = counts_file(self.counts_at, name, split) if self.counts_at else None
         if stored and stored.is_file():
             counts = np.load(stored)

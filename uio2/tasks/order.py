@@ -66,7 +66,8 @@ class Schedule:
     """
 
     def __init__(self, rates: Mapping[str, float], *, seed: int) -> None:
-        self.tasks = [name for name, rate in rates.items() if rate > 0]
+        # Sorted, so that the order of a mapping (JSON, gin) never decides what is learned when.
+        self.tasks = sorted(name for name, rate in rates.items() if rate > 0)
         shares = np.array([rates[name] for name in self.tasks], float)
         exact = shares / shares.sum() * BLOCK
         counts = np.maximum(np.floor(exact).astype(int), 1)

@@ -1,0 +1,99 @@
+"""The register stage: checks that a mixture works on its data, and publishes what later stages need.
+
+Output: `mixture.json` (recipe, tokenizer, per task and split how many records and examples, token lengths
+of a sample, one rendered example as text) and `counts/<task>-<split>.npy` (examples per record, so that no
+later stage scans the data again). No path of a dataset is written: identity excludes place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from uio2.pipeline.artifact import canonical_json
+from uio2.pipeline.stage import StageContext, StageError, spec_to_json
+from uio2.tasks.eval_feed import eval_examples
+from uio2.tasks.feed import Feed
+from uio2.tasks.mixture import MIXTURE_FILE, TASKS, Mixture, counts_file, make_mixture
+from uio2.tasks.specs import RegisterSpec
+from uio2.tasks.tokenizer_stage import dataset_directory
+
+SPLITS = ("train", "validation")
+DATASETS = ("coco", "refcoco", "audio")
+
+
+def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
+    """Runs examples of every task through all stages and writes the mixture.
+
+    Raises:
+      StageError: a task has no example, or no tokenizer is given.
+    """
+    if "tokenizer" not in context.inputs:
+        raise StageError(f"register has inputs {sorted(context.inputs)}; expected one named 'tokenizer'")
+    directories = {k: dataset_directory(a) for k, a in context.inputs.items() if k in DATASETS}
+    mixture = make_mixture(spec, datasets=directories, tokenizer=context.inputs["tokenizer"].path)
+    tasks: dict[str, Any] = {}
+    for number, name in enumerate(mixture.tasks):
+        context.progress(number, len(mixture.tasks), f"checking {name}")
+        tasks[name] = _check(mixture, name, context)
+    _check_training(mixture, spec)
+    vocabulary = mixture.vocabulary
+    values = {
+        "recipe": spec_to_json(spec),
+        "tokenizer": {"sha256": vocabulary.sha256, "base_size": vocabulary.base_size, "padded_size": vocabulary.padded_size},
+        "datasets": {k: context.inputs[k].digest for k in sorted(directories)},
+        "tasks": tasks,
+    }
+    canonical_json(values)  # refuses what JSON cannot hold before anything is written
+    (context.out / MIXTURE_FILE).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+    context.progress(len(tasks), len(tasks), "registered")
+    return {"tasks": {name: task["splits"] for name, task in tasks.items()}, "padded_size": vocabulary.padded_size}
+
+
+def _check(mixture: Mixture, name: str, context: StageContext) -> dict[str, Any]:
+    """Counts, lengths and one rendered example of a task."""
+    splits: dict[str, Any] = {}
+    for split in SPLITS:
+        counts = mixture.counts(name, split)
+        path = counts_file(context.out, name, split)
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, counts)
+        splits[split] = {"records": int((counts > 0).sum()), "examples": int(counts.sum())}
+    needed = "train" if mixture.recipe.rates[name] > 0 else "validation"
+    if not splits[needed]["examples"]:
+        raise StageError(
+            f"task {name!r} has no example in split {needed!r} of input {mixture.task(name).dataset!r}: no record holds usable "
+            f"{', '.join(mixture.task(name).fields)}; remove the task from RegisterSpec.rates or build a dataset that has some"
+        )
+    shown = "validation" if splits["validation"]["examples"] else "train"
+    batches = eval_examples(
+        mixture, task=name, split=shown, batch_size=mixture.recipe.check_examples, limit=mixture.recipe.check_examples
+    )
+    rows = [row for batch in batches for row in batch.metadata]
+    first = {k: rows[0][k] for k in ("prompt", "target", "all_targets", "image_info", "box")}
+    return {"splits": splits, "seqio": name, "prompts": TASKS[name].prompts, "score": TASKS[name].score,
+            "lengths": _lengths(rows, mixture.recipe), "example": first}  # fmt: skip
+
+
+def _lengths(rows: list[dict[str, Any]], recipe: RegisterSpec) -> dict[str, Any]:
+    """Longest text in tokens and how many of the sample are cut, in and out."""
+    out: dict[str, Any] = {"examples": len(rows)}
+    for side, limit in (("inputs", recipe.text_inputs), ("targets", recipe.text_targets)):
+        lengths = [row[f"length_{side}"] for row in rows]
+        out[side] = {"max": max(lengths), "limit": limit, "cut": sum(n > limit for n in lengths)}
+    return out
+
+
+def _check_training(mixture: Mixture, spec: RegisterSpec) -> None:
+    """One training batch that holds each task, through the very feed the trainer uses."""
+    if not any(rate > 0 for rate in spec.rates.values()):
+        return
+    feed = Feed(mixture, seed=0)
+    batch = next(itertools.islice(feed.batches(batch_size=spec.check_examples), 1))
+    untaught = int((batch["targets/text/mask"].sum(axis=1) == 0).sum())
+    if untaught:
+        raise StageError(f"{untaught} of {spec.check_examples} training targets hold nothing but EOS; the built texts are empty")

@@ -1,0 +1,102 @@
+"""The tasks as seqio knows them: for users with their own seqio loop, for mixtures and inspection.
+
+The same stage functions as the feeds, over `seqio.TfdsDataSource`. As users of the original expect,
+`sequence_length={"is_training": True, ...}` asks for training examples (one per record, random choices);
+without it a task yields its evaluation examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from uio2.tasks.mixture import Mixture, make_mixture
+from uio2.tasks.specs import RegisterSpec
+from uio2.tasks.task import NUM_DRAWS
+from uio2.tasks.unified import unify_one
+
+SPLITS = ("train", "validation")
+
+
+def register(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], tokenizer: str | Path,
+             mixture_name: str = "uio2") -> Mixture:  # fmt: skip
+    """Registers every task of the recipe, and the mixture, with seqio; calling it again replaces them.
+
+    Args:
+      recipe: rates, lengths and sizes.
+      datasets: TFDS directory by input name.
+      tokenizer: a SentencePiece file, or a folder with `tokenizer.model`.
+      mixture_name: name in `seqio.MixtureRegistry`.
+
+    Returns:
+      The mixture the feeds work on.
+    """
+    mixture = make_mixture(recipe, datasets=datasets, tokenizer=tokenizer)
+    if mixture_name in seqio.MixtureRegistry.names():
+        seqio.MixtureRegistry.remove(mixture_name)
+    for name in mixture.tasks:
+        if name in seqio.TaskRegistry.names():
+            seqio.TaskRegistry.remove(name)
+        _add(mixture, name)
+    trained = [(name, rate) for name, rate in recipe.rates.items() if rate > 0]
+    seqio.MixtureRegistry.add(mixture_name, trained)
+    return mixture
+
+
+def _add(mixture: Mixture, name: str) -> None:
+    dataset = mixture.dataset(name)
+    source = seqio.TfdsDataSource(
+        tfds_data_dir=str(dataset.directory),
+        splits=[s for s in SPLITS if s in dataset.splits],
+        decoders={"image": tfds.decode.SkipDecoding()},
+        read_only=True,
+    )
+
+    def stage2(ds: tf.data.Dataset) -> tf.data.Dataset:
+        return ds.map(lambda ex: unify_one(ex, vocabulary=mixture.vocabulary, recipe=mixture.recipe))
+
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[_stage1(mixture, name), stage2],
+        output_features=_output_features(mixture),
+        metric_fns=[],
+    )
+
+
+def _stage1(mixture: Mixture, name: str) -> Callable:
+    task, recipe = mixture.task(name), mixture.recipe
+
+    def preprocess(ds: tf.data.Dataset, sequence_length: Mapping[str, int] | None) -> tf.data.Dataset:
+        training = bool((sequence_length or {}).get("is_training", False))
+        prepare = mixture.preprocessor(name, training=training)
+        if training:
+            ds = ds.filter(lambda record: tf.size(task.items(record)) > 0)
+
+            def one(record: Mapping, seed: tf.Tensor) -> Mapping:
+                return prepare(record, tf.constant(0), tf.random.stateless_uniform([NUM_DRAWS], seed))
+
+            return seqio.map_over_dataset(one, num_seeds=1)(ds)
+
+        def every(record: Mapping) -> tf.data.Dataset:
+            items = tf.data.Dataset.range(tf.size(task.eval_items(record, recipe), out_type=tf.int64))
+            return items.map(lambda item: prepare(record, tf.cast(item, tf.int32), tf.zeros(NUM_DRAWS)))
+
+        return ds.flat_map(every)
+
+    return preprocess
+
+
+def _output_features(mixture: Mixture) -> dict[str, seqio.Feature]:
+    text = seqio.Feature(mixture.vocabulary, add_eos=False, dtype=tf.int32)
+    plain = seqio.PassThroughVocabulary(mixture.vocabulary.vocab_size)
+    numbers = seqio.Feature(plain, add_eos=False, dtype=tf.int32)
+    patches = seqio.Feature(plain, add_eos=False, dtype=tf.float32, rank=2)
+    features = dict.fromkeys(("inputs/text/tokens", "targets/text/tokens"), text)
+    features |= dict.fromkeys(("targets/text/pos_ids", "targets/text/segment_ids"), numbers)
+    features |= dict.fromkeys(("inputs/image/mask", "inputs/image/pos_ids"), numbers)
+    return features | {"inputs/image/input": patches}
