@@ -22,6 +22,7 @@ from beam_jobs.dead_letters import Letter
 from beam_jobs.job import Job, Record, Row, order, shard_of
 from beam_jobs.runner import marked
 from beam_jobs.shards import Shard, read_back, write_shard
+from beam_jobs.tfrecord import RecordError
 from uio2.pipeline.stage import StageError
 
 LETTERS, TALLY, INFO = "letters", "tally", "info"
@@ -150,14 +151,17 @@ def verify_graph(pipeline: beam.Pipeline, job: Job, shards: list[Shard], *, fold
     lines = (
         pipeline
         | "Shards" >> beam.Create([(s.split, s.index, s.path) for s in shards], reshuffle=True)
-        | "ReadBack"
-        >> beam.MapTuple(
-            lambda split, index, path: json.dumps(
-                dataclasses.asdict(read_back(job, split=split, index=index, path=path)), sort_keys=True
-            )
-        )
+        | "ReadBack" >> beam.MapTuple(lambda split, index, path: _read_back_line(job, split, index, path))
     )
     _save(lines, "read_back", folder)
+
+
+def _read_back_line(job: Job, split: str, index: int, path: str) -> str:
+    try:
+        found = read_back(job, split=split, index=index, path=path)
+    except RecordError as e:
+        raise marked(StageError(f"a published shard cannot be read back: {e}. Is the disk full or failing?")) from e
+    return json.dumps(dataclasses.asdict(found), sort_keys=True)
 
 
 def info_by_kind(pairs: Iterable[tuple[str, str]]) -> dict[str, list[Any]]:

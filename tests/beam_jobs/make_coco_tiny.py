@@ -1,8 +1,10 @@
-"""Makes `tests/fixtures/coco_tiny`: a genuine COCO layout of our own drawing. `python -m tests.beam_jobs.make_coco_tiny`.
+"""Makes `tests/fixtures/coco_tiny`: a genuine COCO layout of our own drawing.
+
+Run as `python -m tests.beam_jobs.make_coco_tiny`.
 
 Scenes of handwritten digits, bent towards what real COCO has: wide and grey images, an image with no captions,
-some with no questions, a crowd with run-length mask, category ids with gaps, 2014-style names in REFER's files, and references as a pickle
-beside the JSON. 16 train and 8 validation images, about 150 kB.
+some with no questions, a crowd with run-length mask, category ids with gaps, 2014-style names
+in REFER's files, and references as a pickle beside the JSON. 16 train and 8 validation images, about 200 kB.
 """
 
 from __future__ import annotations
