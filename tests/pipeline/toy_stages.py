@@ -6,13 +6,13 @@ Each execution appends `start` and `end` lines to the file named by UIO2_TEST_LO
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import os
 import random
 import time
-from pathlib import Path
 
-from uio2.pipeline.stage import Pipeline, Source, Stage, StageContext, StageError, StageType
+from uio2.pipeline.stage import StageContext, StageError, StageType
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +35,31 @@ class NeedySpec:
     inner: ToySpec = ToySpec()
 
 
-def note(name: str, event: str) -> None:
+def note(key: str, event: str) -> None:
     """Appends a line; one write, so lines of several processes do not mix."""
     log = os.environ.get("UIO2_TEST_LOG")
     if log:
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(descriptor, f"{time.time():.6f} {os.getpid()} {name} {event}\n".encode())
+        os.write(descriptor, f"{os.getpid()} {key} {event}\n".encode())
         os.close(descriptor)
+
+
+def note_start(key: str) -> None:
+    """Notes `start`, or `overlap` if another process runs the same stage at this moment."""
+    log = os.environ.get("UIO2_TEST_LOG")
+    if log:
+        held = os.open(f"{log}.{key}", os.O_RDWR | os.O_CREAT)  # never closed: held until this process ends
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            note(key, "overlap")
+    note(key, "start")
 
 
 def run(spec: ToySpec, context: StageContext) -> dict:
     """Writes files that depend on the spec and the inputs alone, a line of work at a time, resuming what it finds."""
-    name = context.out.parent.name
-    note(name, "start")
+    key = context.out.parent.name[:16]
+    note_start(key)
     if spec.fail == "stage":
         raise StageError("key 'a' is 3, expected a word; write a word")
     if spec.fail == "bug":
@@ -68,7 +80,7 @@ def run(spec: ToySpec, context: StageContext) -> dict:
         (context.out / f"part{index}").mkdir()
         (context.out / f"part{index}" / "data.txt").write_text(kept.read_text())
     (context.out / "when.log").write_text(str(random.SystemRandom().random()))
-    note(name, "end")
+    note(key, "end")
     return {"files": spec.files, "nested": {"mean": 0.5}}
 
 
@@ -92,16 +104,3 @@ MODEL = StageType(
     volatile=("*.log",),
     registers_model=True,
 )
-
-
-def pipeline(*, sleep: float = 0.0, source: Path | None = None, name: str = "toys", **texts: str) -> Pipeline:
-    """a -> b, a -> c, (b, c) -> d: four stages, a diamond; `texts` sets the text of stages by name."""
-
-    def spec(stage: str) -> ToySpec:
-        return ToySpec(text=texts.get(stage, "x"), sleep=sleep)
-
-    a = Stage("a", TOY, spec("a"), {"files": Source(str(source))} if source else {})
-    b = Stage("b", TOY, spec("b"), {"a": a})
-    c = Stage("c", SCORE, spec("c"), {"a": a})
-    d = Stage("d", MODEL, spec("d"), {"b": b, "c": c})
-    return Pipeline(name, (a, b, c, d))

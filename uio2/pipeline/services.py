@@ -154,6 +154,7 @@ def free_port(preferred: int) -> int:
     """The preferred port if it is free, any free one otherwise."""
     for port in (preferred, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port just left counts as taken
             try:
                 probe.bind((HOST, port))
                 return probe.getsockname()[1]
@@ -184,6 +185,7 @@ def _launch(
         **os.environ,
         **prefect_settings(store),
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a pool of helper processes nothing here uses
         "PREFECT_UI_ENABLED": "1" if pages else "0",
         "PREFECT__SERVER_FINAL": "1",
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",

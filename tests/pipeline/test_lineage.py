@@ -1,0 +1,100 @@
+"""Lineage from records alone, and MLflow as a mirror of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from uio2.pipeline.console import Console
+from uio2.pipeline.execution import Execution
+from uio2.pipeline.lineage import resolve, walk
+from uio2.pipeline.runner import Runner
+from uio2.pipeline.stage import StageError, UsageError
+from uio2.pipeline.tracking import open_tracker, unmirrored
+
+
+def statuses(store, reference: str) -> dict[str, str]:
+    """name -> status along the chain."""
+    return {node.name: node.status for node in walk(store, reference) if not node.seen}
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "x.txt").write_text("one")
+    return folder
+
+
+def test_the_chain_reaches_the_raw_files_and_everything_matches(store, toys, run, source):
+    run(toys(files=str(source)))
+    expected = dict.fromkeys(["toys/a", "toys/b", "toys/c", "toys/d", "files"], "ok")
+    assert statuses(store, "toys@1") == expected
+    assert [node.role for node in walk(store, "toys/c")] == ["", "a", "files"]
+
+
+def test_a_flipped_byte_an_edited_record_and_changed_raw_files_are_found(store, toys, run, source):
+    outcomes = run(toys(files=str(source)))
+    data = outcomes["b"].artifact.path / "part0" / "data.txt"
+    data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+    (source / "x.txt").write_text("eno")
+    record = outcomes["c"].artifact.path / "artifact.json"
+    record.write_text(record.read_text().replace('"text": "c"', '"text": "e"'))
+    (outcomes["d"].artifact.path / "when.log").write_text("volatile files may differ")
+    assert statuses(store, "toys@1") == {
+        "toys/d": "ok",
+        "toys/b": "MISMATCH",
+        "toys/a": "ok",
+        "files": "MISMATCH",
+        "toys/c": "MISMATCH",
+    }
+
+
+def test_unknown_references_say_what_there_is(store, toys, run):
+    run(toys())
+    with pytest.raises(UsageError, match="there are: toys@1"):
+        resolve(store, "toys@7")
+    with pytest.raises(UsageError, match="toys/a@1, toys/b@1"):
+        resolve(store, "toys/z")
+
+
+@pytest.mark.timeout(180)
+def test_mlflow_mirrors_records_failures_and_models(store, toys, monkeypatch):
+    monkeypatch.delenv("UIO2_MLFLOW")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    console = Console(quiet=True)
+
+    def run(pipeline):
+        tracker = open_tracker(store, pipeline="toys", console=console)
+        try:
+            Execution(pipeline, Runner(store, pipeline="toys", console=console, tracker=tracker)).run()
+        finally:
+            tracker.close()
+
+    monkeypatch.setenv("UIO2_MLFLOW", "off")
+    run(toys())  # runs that MLflow has never heard of: made from the records later
+    monkeypatch.delenv("UIO2_MLFLOW")
+    assert unmirrored(store)
+    with pytest.raises(StageError):
+        run(toys("d/toy.ToySpec.fail='stage'"))
+    assert not unmirrored(store)
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(
+        tracking_uri=f"sqlite:///{store.root}/mlflow.db", registry_uri=f"sqlite:///{store.root}/mlflow.db"
+    )
+    experiment = client.get_experiment_by_name("toys").experiment_id
+    runs = client.search_runs([experiment])
+    assert sorted(r.info.status for r in runs) == ["FAILED"] + ["FINISHED"] * 4
+    d = next(r for r in runs if r.data.tags["uio2.stage"] == "model" and r.info.status == "FINISHED")
+    record, _ = resolve(store, "toys/d")
+    assert d.data.tags["uio2.fingerprint"] == record["fingerprint"]
+    assert d.data.tags["uio2.parent.b"] == record["inputs"]["b"]["digest"]
+    assert d.data.params["text"] == "x"
+    assert [m.value for m in client.get_metric_history(d.info.run_id, "loss")] == [1.0, 0.5, 1 / 3]
+    contexts = {item.tags[0].value: json.loads(item.dataset.source)["digest"] for item in d.inputs.dataset_inputs}
+    assert contexts["output"] == record["digest"] and contexts["input:b"] == record["inputs"]["b"]["digest"]
+    version = client.get_model_version("toys", "1")
+    assert version.tags["uio2.fingerprint"] == record["fingerprint"] and version.run_id == d.info.run_id
