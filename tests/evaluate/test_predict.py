@@ -146,12 +146,14 @@ def test_predictions_are_scored_and_reported(inputs, predicted, tmp_path):
 
 
 def test_a_mixture_for_another_model_is_refused(inputs, tmp_path):
+    from uio2.tasks.mixture import MixtureError
+
     (tmp_path / "mixture").mkdir()
     values = json.loads((inputs["mixture"].path / "mixture.json").read_text())
     values["recipe"]["image_patch_size"] = 16
     (tmp_path / "mixture" / "mixture.json").write_text(json.dumps(values))
     other = tiny.artifact(tmp_path / "mixture", kind="mixture", name="digits/register")
-    with pytest.raises(StageError, match="image_patch_size is 32, the mixture's 16"):
+    with pytest.raises(MixtureError, match="image_patch_size"):
         predict.run(SPEC, tiny.context(tmp_path / "p", **inputs | {"mixture": other}))
 
 

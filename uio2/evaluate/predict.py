@@ -52,7 +52,7 @@ def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
 
     mixture = _open_mixture(context)
     model = native.load(context.inputs["checkpoint"].path / "model")
-    check_fit(model, mixture)
+    mixture.check_model(model.config)
     tasks = [task for task in spec.tasks if task in mixture.tasks]
     if not tasks:
         raise StageError(f"PredictSpec.tasks {list(spec.tasks)} share nothing with the mixture's {mixture.tasks}")
@@ -76,25 +76,6 @@ def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
         "left_out": [task for task in spec.tasks if task not in tasks],
         "truncated": sum(plan.truncated() for plan in plans),
     }
-
-
-def check_fit(model: UnifiedIO2, mixture: Mixture) -> None:
-    """StageError unless the mixture makes batches of the shapes and tokens that the model was built for."""
-    config, recipe = model.config, mixture.recipe
-    pairs = (
-        ("image_size", tuple(config.image_size), tuple(recipe.image_size)),
-        ("image_patch_size", config.image_patch_size, recipe.image_patch_size),
-    )
-    for name, ours, theirs in pairs:
-        if ours != theirs:
-            raise StageError(
-                f"the model's {name} is {ours}, the mixture's {theirs}; register the mixture for this model"
-            )
-    if mixture.vocabulary.vocab_size > config.text_vocab_size:
-        raise StageError(
-            f"the vocabulary has {mixture.vocabulary.vocab_size} pieces, the model {config.text_vocab_size} rows; "
-            "use the tokenizer that the model was trained with"
-        )
 
 
 @dataclasses.dataclass(frozen=True)
