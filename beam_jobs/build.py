@@ -225,13 +225,9 @@ def _account(
     dropped = dropped_by_reason(letters)
     table = {}
     for kind in sorted(set(seen) | set(written)):
-        row = {
-            "in": seen.get(kind, 0),
-            "written": written.get(kind, 0),
-            "dropped": dropped.get(kind, {}),
-            "over_limit": over_limit.get(kind, 0),
-        }
-        if row["in"] != row["written"] + sum(row["dropped"].values()) + row["over_limit"]:
+        came, out, left = seen.get(kind, 0), written.get(kind, 0), over_limit.get(kind, 0)
+        row = {"in": came, "written": out, "dropped": dropped.get(kind, {}), "over_limit": left}
+        if came != out + left + sum(dropped.get(kind, {}).values()):
             raise StageError(
                 f"{job.name}: the counts of {kind!r} do not add up: {row}. This is a fault of the builder "
                 "or of the runner; nothing was published"

@@ -50,7 +50,8 @@ class CocoJob:
 
     Attributes:
       files: annotation files to read.
-      bases: folders an image may be in, by the split's folder name; "" holds those for every split.
+      images: the root of the image files.
+      folders: its subfolders, any of which may hold an image.
       max_pixels: larger images are refused.
     """
 
@@ -66,15 +67,16 @@ class CocoJob:
         return self.files
 
     def read(self, source: SourceFile) -> Iterator[Row | Letter | Info]:
-        reader = {
-            "instances": coco_rows.instances,
-            "captions": coco_rows.captions,
-            "questions": coco_rows.questions,
-            "answers": coco_rows.answers,
-        }[source.kind]
-        if source.kind in ("instances", "captions"):
-            return reader(source.path, split=source.split, folder=source.folder)
-        return reader(source.path)
+        match source.kind:
+            case "instances":
+                return coco_rows.instances(source.path, split=source.split, folder=source.folder)
+            case "captions":
+                return coco_rows.captions(source.path, split=source.split, folder=source.folder)
+            case "questions":
+                return coco_rows.questions(source.path)
+            case "answers":
+                return coco_rows.answers(source.path)
+        raise StageError(f"{source.path}: unknown kind of annotation file {source.kind!r}")
 
     def assemble(
         self, key: int, rows: Mapping[str, Sequence[Any]], info: Mapping[str, Sequence[Any]]

@@ -95,7 +95,7 @@ def check_threshold(
         lost = sum(letter["drops"].get(kind, 0) for letter in bad)
         share = lost / max(1, seen.get(kind, 0))
         if share > limit:
-            reasons = Counter()
+            reasons: Counter[str] = Counter()
             for letter in bad:
                 reasons[letter["reason"]] += letter["drops"].get(kind, 0)
             told = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())

@@ -77,14 +77,15 @@ def _write_manifest(
             kept, ignored = files[role]
             size = 0
             for path in kept:
+                length = path.stat().st_size
                 row = {
                     "role": role,
                     "path": path.relative_to(roots[role]).as_posix(),
-                    "size": path.stat().st_size,
+                    "size": length,
                     "sha256": file_sha256(path),
                 }
                 manifest.write(canonical_json(row) + "\n")
-                size += row["size"]
+                size += length
                 done += 1
                 context.progress(done, total, f"hashing {role}")
             stats[role] = {"files": len(kept), "bytes": size, "ignored": ignored}

@@ -65,9 +65,14 @@ class Record:
 class Job(Protocol):
     """A dataset; see the module's docstring. `record_kind` names a whole record in the counts."""
 
-    name: str
-    record_kind: str
-    join_kinds: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def record_kind(self) -> str: ...
+
+    @property
+    def join_kinds(self) -> tuple[str, ...]: ...
 
     def sources(self) -> Sequence[Any]:
         """The source files to read, each a small picklable value."""

@@ -198,11 +198,7 @@ def choose_refs(refer: Path, *, dataset: str, split_by: str) -> Path:
 
 def read_refs(path: str) -> Iterator[Row | Letter]:
     """References of a refs file, with the sentences of each."""
-    if path.endswith(".p"):
-        items = enumerate(refer_pickle.load(path))
-    else:
-        items = ((index, item) for _, index, item in stream(path, sections={""}))
-    for index, item in items:
+    for index, item in _ref_items(path):
         place = coco_rows.source_place(path, "", index)
         try:
             yield _ref_row(item, place)
@@ -211,6 +207,15 @@ def read_refs(path: str) -> Iterator[Row | Letter]:
             drops = {"ref": 1, "expression": len(sentences) if isinstance(sentences, list) else 0}
             key = item.get("ref_id", "?") if isinstance(item, dict) else "?"
             yield Letter(str(key), "ref", "read", bad.reason, bad.error, place, {k: n for k, n in drops.items() if n})
+
+
+def _ref_items(path: str) -> Iterator[tuple[int, Any]]:
+    if not path.endswith(".p"):
+        return ((index, item) for _, index, item in stream(path, sections={""}))
+    value = refer_pickle.load(path)
+    if not isinstance(value, list):
+        raise StageError(f"{path}: holds a {type(value).__name__}; expected REFER's list of references")
+    return iter(enumerate(value))
 
 
 def read_instances(path: str) -> Iterator[Row | Letter]:
@@ -255,7 +260,7 @@ def _ref_row(item: Any, place: str) -> Row:
 
 
 def _annotations(rows: Sequence[Mapping[str, Any]], image: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = {}
+    found: dict[int, dict[str, Any]] = {}
     for row in sorted(rows, key=lambda r: (r["id"], r["source"])):
         try:
             box = coco_rows.normalised_box(row["bbox"], width=image["width"], height=image["height"])

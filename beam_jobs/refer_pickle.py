@@ -81,7 +81,7 @@ class _Machine:
             if name in _NUMBERS or name in _TEXTS:
                 self._stack.append(argument)
             elif name in _BYTES:
-                self._stack.append(argument if isinstance(argument, str) else argument.decode())
+                self._stack.append(argument.decode() if isinstance(argument, bytes) else argument)
             elif name in _CONSTANTS:
                 self._stack.append(_CONSTANTS[name])
             elif name in self._handlers:

@@ -78,12 +78,12 @@ class Example:
         for name, values in self.ints.items():
             feature[name].int64_list.SetInParent()
             feature[name].int64_list.value.extend(values)
-        for name, values in self.floats.items():
+        for name, numbers in self.floats.items():
             feature[name].float_list.SetInParent()
-            feature[name].float_list.value.extend(values)
-        for name, values in self.strings.items():
+            feature[name].float_list.value.extend(numbers)
+        for name, texts in self.strings.items():
             feature[name].bytes_list.SetInParent()
-            feature[name].bytes_list.value.extend(v.encode() if isinstance(v, str) else v for v in values)
+            feature[name].bytes_list.value.extend(t.encode() if isinstance(t, str) else t for t in texts)
         return message.SerializeToString(deterministic=True)
 
     @classmethod
