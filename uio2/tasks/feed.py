@@ -37,6 +37,8 @@ class FeedStats:
 class Feed:
     """Endless training batches of a mixture.
 
+    Close the iterator of `batches` (or let it go out of scope) before the interpreter ends, or tf.data warns.
+
     Attributes:
       stats: what was fed so far.
     """

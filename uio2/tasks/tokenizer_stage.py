@@ -49,14 +49,16 @@ def run(spec: TokenizerSpec, context: StageContext) -> Mapping[str, Any]:
     Raises:
       StageError: no dataset holds text, or the vocabulary is too small for its characters.
     """
-    lines = list(prompt_lines())
+    found: list[str] = []
     for name in sorted(context.inputs):
         dataset = StoredDataset(dataset_directory(context.inputs[name]))
-        lines.extend(dataset.classes())
-        found = list(_dataset_lines(dataset, name, context))
-        if not found:
-            raise StageError(f"input {name!r}: {dataset.directory} holds no text in {', '.join(TEXT_FIELDS)}; nothing to learn from")
-        lines.extend(found)
+        found.extend(dataset.classes())
+        found.extend(_dataset_lines(dataset, name, context))
+    if not found:
+        raise StageError(
+            f"inputs {sorted(context.inputs)} hold no text in {', '.join(TEXT_FIELDS)} of split 'train'; build a dataset that has some"
+        )
+    lines = [*prompt_lines(), *found]
     if len(lines) > spec.max_sentences:
         keep = np.linspace(0, len(lines) - 1, spec.max_sentences).astype(int)
         lines = [lines[k] for k in keep]
@@ -90,9 +92,9 @@ def prompt_lines() -> Iterator[str]:
 def _dataset_lines(dataset: StoredDataset, name: str, context: StageContext) -> Iterator[str]:
     """Texts of the train split; equal answers of one record count once."""
     fields = [path for path in TEXT_FIELDS if dataset.is_text(path)]
-    if not fields or "train" not in dataset.splits:
+    total = dataset.splits.get("train", 0)
+    if not fields or not total:
         return
-    total = dataset.splits["train"]
     for number, record in enumerate(dataset.stream("train", fields)):
         if number % REPORT_EVERY == 0:
             context.progress(number, total, f"reading text of {name}")
