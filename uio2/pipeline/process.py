@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,11 @@ from uio2.pipeline.job import EVENTS_VARIABLE
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
 TAIL_LINES = 15
+# Lines of TensorFlow that say nothing about the run; they are kept in the log and not shown.
+NOISE = re.compile(
+    r"[IW]0000 |WARNING: All log messages before absl::InitializeLog|E0000 .*failed call to cuInit"
+    r"|WARNING:absl:`FeatureConnector.dtype` is deprecated"
+)
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -129,8 +135,9 @@ def _read_lines(stream: BinaryIO, log: TextIO, tail: collections.deque[str], on_
             with contextlib.suppress(ValueError):  # the log was closed: a stray descendant still printed
                 log.write(line + "\n")
                 log.flush()
-            tail.append(line)
-            on_line(line)
+            if not NOISE.match(line):
+                tail.append(line)
+                on_line(line)
 
 
 def _read_events(stream: TextIO, on_progress: Callable[[int, int, str], None]) -> None:
