@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "golden"
-needs_golden = pytest.mark.skipif(not (FOLDER / "preprocessing.json").exists(), reason="no reference values beside the repository")
+needs_golden = pytest.mark.skipif(
+    not (FOLDER / "preprocessing.json").exists(), reason="no reference values beside the repository"
+)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from uio2.tasks.eval_feed import count_eval_examples, eval_examples
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import MixtureError, make_mixture
 from uio2.tasks.order import Schedule, hash64, locate, uniforms
+from uio2.tasks.specs import FIRST_TASKS
 
 
 def take(feed, count, **options):
@@ -83,21 +84,25 @@ def test_schedule_keeps_the_rates_and_counts_each_task_on():
 
 def test_draws_are_uniform_and_independent():
     draws = uniforms(7, 1, 0, np.arange(20_000), count=4)
-    assert draws.min() >= 0 and draws.max() < 1
+    assert draws.min() >= 0
+    assert draws.max() < 1
     np.testing.assert_allclose(draws.mean(0), 0.5, atol=0.01)
     assert np.abs(np.corrcoef(draws.T) - np.eye(4)).max() < 0.03
     assert len(np.unique(hash64(np.arange(100_000)))) == 100_000
 
 
 def test_augmented_images_keep_their_box(mixture):
-    augmented = dataclasses.replace(mixture, recipe=dataclasses.replace(mixture.recipe, augment=True, rates={"refcoco_unc": 1.0}))
+    recipe = dataclasses.replace(mixture.recipe, augment=True, rates={"refcoco_unc": 1.0})
+    augmented = dataclasses.replace(mixture, recipe=recipe)
     for batch in take(Feed(augmented, seed=0), 6, batch_size=8):
         for tokens in batch["targets/text/targets"]:
             top, left, bottom, right = locations.tokens_to_values(tokens, base_size=mixture.vocabulary.base_size)
-            assert bottom >= top and right >= left and tokens[4] == 1
+            assert bottom >= top
+            assert right >= left
+            assert tokens[4] == 1
 
 
-@pytest.mark.parametrize("task", ["image_caption_coco_2017", "vqa_coco_2017", "box_classification_coco_2017", "refcoco_unc"])
+@pytest.mark.parametrize("task", FIRST_TASKS)
 def test_evaluation_sees_each_example_once(mixture, task):
     batches = list(eval_examples(mixture, task=task, batch_size=8))
     rows = [row for b in batches for row in b.metadata]
@@ -106,7 +111,9 @@ def test_evaluation_sees_each_example_once(mixture, task):
     assert {b.batch["inputs/text/tokens"].shape for b in batches} == {(8, 48)}
     assert not batches[-1].valid.all() or len(rows) % 8 == 0
     for row in rows:
-        assert row["task"] == task and row["prompt"].startswith("[Text] [S] ") and row["target"] in row["all_targets"]
+        assert row["task"] == task
+        assert row["prompt"].startswith("[Text] [S] ")
+        assert row["target"] in row["all_targets"]
         assert (row["box"] is not None) == (task.startswith(("box", "ref")))
     tail = [r for b in eval_examples(mixture, task=task, batch_size=8, start=5, limit=8) for r in b.metadata]
     assert tail == rows[5:8]
@@ -114,7 +121,9 @@ def test_evaluation_sees_each_example_once(mixture, task):
 
 def test_evaluation_texts(mixture):
     vqa = [r for b in eval_examples(mixture, task="vqa_coco_2017", batch_size=16) for r in b.metadata]
-    assert len(vqa[0]["all_targets"]) == 10 and vqa[0]["target"] != "dark" and vqa[0]["target"].islower()
+    assert len(vqa[0]["all_targets"]) == 10
+    assert vqa[0]["target"] != "dark"
+    assert vqa[0]["target"].islower()
     caption = next(iter(eval_examples(mixture, task="image_caption_coco_2017", batch_size=2))).metadata[0]
     assert len(caption["all_targets"]) == 3
     for row in (r for b in eval_examples(mixture, task="refcoco_unc", batch_size=16) for r in b.metadata):
@@ -127,7 +136,8 @@ def test_crowds_and_bare_records_are_passed_over(mixture):
     counts = {name: mixture.counts(name, "train") for name in mixture.tasks}
     assert (counts["image_caption_coco_2017"] > 0).sum() == 24
     assert (counts["vqa_coco_2017"] > 0).sum() == 24
-    assert (counts["box_classification_coco_2017"] <= 2).all() and (counts["box_classification_coco_2017"] == 0).sum() == 6
+    assert (counts["box_classification_coco_2017"] <= 2).all()
+    assert (counts["box_classification_coco_2017"] == 0).sum() == 6
     assert (counts["refcoco_unc"] > 0).all()
 
 

@@ -41,7 +41,9 @@ def test_patches_are_row_major_and_masked_by_their_centre():
     size = (32, 32)
     placement = image.place(source_of(pixels), size=size)
     canvas = put(pixels, placement, size)
-    assert canvas.shape == (32, 32, 3) and canvas[:8].sum() == 0 and canvas[24:].sum() == 0
+    assert canvas.shape == (32, 32, 3)
+    assert canvas[:8].sum() == 0
+    assert canvas[24:].sum() == 0
     mask = image.pixel_mask(placement, size=size)
     patches = image.patchify(canvas[None], patch=8).numpy()
     assert patches.shape == (1, 16, 192)

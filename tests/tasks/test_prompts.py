@@ -17,7 +17,8 @@ def test_every_shipped_family_loads_and_renders(family):
     loaded = load_prompts(family)
     for prompt in (*loaded.train, loaded.evaluation):
         filled = loaded.render(prompt, **dict.fromkeys(loaded.placeholders, "VALUE"))
-        assert filled.count("VALUE") == len(loaded.placeholders) and "{" not in filled
+        assert filled.count("VALUE") == len(loaded.placeholders)
+        assert "{" not in filled
 
 
 def write(tmp_path, *, train, placeholders='["x"]', evaluation='"ask {x}"', extra=""):

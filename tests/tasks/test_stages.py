@@ -62,7 +62,8 @@ def test_tokenizer_covers_the_text_and_repeats_byte_for_byte(inputs, trained, tm
     out, stats = trained
     vocabulary = UnifiedVocabulary.from_file(out)
     assert stats == json.loads((out / "meta.json").read_text())
-    assert stats["base_size"] == vocabulary.base_size == 360 and stats["padded_size"] == vocabulary.padded_size == 1664
+    assert stats["base_size"] == vocabulary.base_size == 360
+    assert stats["padded_size"] == vocabulary.padded_size == 1664
     text = "Find the region described by: the red digit"
     assert len(vocabulary.encode(text)) < 0.7 * len(text)
     again = context(tmp_path, inputs)
@@ -73,12 +74,14 @@ def test_tokenizer_covers_the_text_and_repeats_byte_for_byte(inputs, trained, tm
 def test_register_publishes_counts_lengths_and_examples_without_places(registered, datasets):
     out, stats = registered
     text = (out / "mixture.json").read_text()
-    assert str(datasets["coco"].parent) not in text and "/tmp" not in text
+    assert str(datasets["coco"].parent) not in text
+    assert "/tmp" not in text
     values = json.loads(text)
     assert values["datasets"] == {"coco": "digest-coco_all", "refcoco": "digest-ref_coco"}
     for name, task in values["tasks"].items():
         assert task["splits"]["train"]["examples"] >= task["splits"]["train"]["records"] > 0
-        assert task["lengths"]["inputs"]["cut"] == 0 and 2 <= task["lengths"]["targets"]["max"] <= 48
+        assert task["lengths"]["inputs"]["cut"] == 0
+        assert 2 <= task["lengths"]["targets"]["max"] <= 48
         assert task["example"]["prompt"].startswith("[Text] [S] ")
         assert stats["tasks"][name] == task["splits"]
     assert values["tasks"]["refcoco_unc"]["lengths"]["targets"]["max"] == 5
@@ -87,7 +90,8 @@ def test_register_publishes_counts_lengths_and_examples_without_places(registere
 def test_published_mixture_feeds_like_a_fresh_one(registered, trained, datasets):
     published = open_mixture(registered[0], datasets=datasets, tokenizer=trained[0])
     fresh = register(RECIPE, datasets=datasets, tokenizer=trained[0])
-    for one, two in zip(*(itertools.islice(Feed(m, seed=1).batches(batch_size=4), 2) for m in (published, fresh)), strict=True):
+    pairs = (itertools.islice(Feed(m, seed=1).batches(batch_size=4), 2) for m in (published, fresh))
+    for one, two in zip(*pairs, strict=True):
         for key in one:
             np.testing.assert_array_equal(one[key], two[key])
 
@@ -96,8 +100,10 @@ def test_wrong_tokenizer_or_model_is_refused(registered, trained, datasets, toke
     with pytest.raises(MixtureError, match="another tokenizer"):
         open_mixture(registered[0], datasets=datasets, tokenizer=tokenizer)
     mixture = open_mixture(registered[0], datasets=datasets, tokenizer=trained[0])
-    good = dataclasses.replace(ModelConfig.preset("digits"), image_size=(96, 96), image_patch_size=16, text_vocab_size=1664,
-                               encoder_max_text_length=48, decoder_max_text_length=48)  # fmt: skip
+    good = dataclasses.replace(
+        ModelConfig.preset("digits"), image_size=(96, 96), image_patch_size=16, text_vocab_size=1664,
+        encoder_max_text_length=48, decoder_max_text_length=48,
+    )  # fmt: skip
     mixture.check_model(good)
     for change in ({"image_size": (64, 64)}, {"text_vocab_size": 128}, {"decoder_max_text_length": 4}):
         with pytest.raises(MixtureError):
@@ -109,7 +115,7 @@ def test_empty_task_is_refused_by_name(trained, tmp_path):
     path = tiny_datasets.write(tmp_path / "data", "coco_all", tiny_datasets.COCO, {"train": rows, "validation": rows})
     tokenizer = Artifact("tokenizer", "tokenizer", "1", str(trained[0]), "t")
     where = context(tmp_path / "stage", {"coco": dataset_artifact(path), "tokenizer": tokenizer})
-    with pytest.raises(StageError, match="vqa_coco_2017.*no example in split 'train'"):
+    with pytest.raises(StageError, match=r"vqa_coco_2017.*no example in split 'train'"):
         register_stage.run(dataclasses.replace(RECIPE, rates={"vqa_coco_2017": 1.0}), where)
     assert not (where.out / "mixture.json").exists()
 

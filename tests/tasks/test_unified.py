@@ -67,10 +67,12 @@ def test_reference_batches(vocabulary, case):
 @golden.needs_golden
 def test_long_text_is_cut_and_its_length_kept(vocabulary):
     recipe = RegisterSpec(text_inputs=6, text_targets=4)
-    batch = {"text_inputs": tf.constant(["the dog sits on a table.", "the"]), "text_targets": tf.constant(["a dog", ""])}
+    texts = tf.constant(["the dog sits on a table.", "the"])
+    batch = {"text_inputs": texts, "text_targets": tf.constant(["a dog", ""])}
     stage2 = unify(batch, vocabulary=vocabulary, recipe=recipe)
     assert stage2["meta/length_inputs"].numpy().tolist() == [len(vocabulary.encode("the dog sits on a table.")) + 1, 2]
     out = convert(stage2, recipe=recipe)
-    assert out["inputs/text/tokens"].numpy()[0, -1] == 1 and out["inputs/text/mask"].numpy().tolist()[0] == [1] * 6
+    assert out["inputs/text/tokens"].numpy()[0, -1] == 1
+    assert out["inputs/text/mask"].numpy().tolist()[0] == [1] * 6
     assert out["targets/text/targets"].numpy()[1].tolist() == [1, 0, 0, 0]
     assert out["targets/text/mask"].numpy()[1].sum() == 0

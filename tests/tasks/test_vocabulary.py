@@ -32,7 +32,8 @@ def small_base() -> bytes:
 def test_special_pieces_follow_any_base_model(small_base):
     vocabulary = UnifiedVocabulary(small_base)
     n = vocabulary.base_size
-    assert vocabulary.vocab_size == n + 1225 and vocabulary.padded_size % 128 == 0
+    assert vocabulary.vocab_size == n + 1225
+    assert vocabulary.padded_size % 128 == 0
     assert [vocabulary.piece(i) for i in (0, 1, 2)] == ["<s>", "</s>", "<unk>"]
     text = "[Text] [S] <extra_id_1199> <extra_id_200> <image_input> [Audio] [R]"
     assert vocabulary.encode(text) == [n + 1218, n, n + 999, n + 1216, n + 1224]

@@ -36,6 +36,10 @@ def _scenes(count: int, seed: int):
         yield digit_scenes.compose(rng, images=images, labels=labels, pool=np.arange(len(labels)), style=style)
 
 
+def _box(p: digit_scenes.Placed, side: int) -> F.BBox:
+    return F.BBox(p.top / side, p.left / side, (p.top + p.size) / side, (p.left + p.size) / side)
+
+
 def _coco(number: int, scene, jpeg: bytes) -> dict:
     """Every fifth record has no captions, every fifth (another) no questions and no usable object."""
     side, objects, bare = scene.image.shape[0], scene.objects, number % 5 == 4
@@ -44,7 +48,7 @@ def _coco(number: int, scene, jpeg: bytes) -> dict:
     questions = [] if bare else [f"What is the colour of the {p.digit}?" for p in objects]
     answers = [] if bare else [[p.colour.upper()] * 9 + ["dark"] for p in objects]
     boxes = [
-        {"area": p.size**2, "bbox": F.BBox(p.top / side, p.left / side, (p.top + p.size) / side, (p.left + p.size) / side),
+        {"area": p.size**2, "bbox": _box(p, side),
          "id": 100 * number + n, "is_crowd": bare or n == 1, "label": p.digit}
         for n, p in enumerate(objects)
     ]  # fmt: skip
@@ -60,7 +64,7 @@ def _coco(number: int, scene, jpeg: bytes) -> dict:
 def _refcoco(number: int, scene, jpeg: bytes) -> dict:
     side, objects = scene.image.shape[0], []
     for n, p in enumerate(scene.objects):
-        box = F.BBox(p.top / side, p.left / side, (p.top + p.size) / side, (p.left + p.size) / side)
+        box = _box(p, side)
         texts = [f"The {p.colour} digit", f"number {p.digit}"][: 1 + n % 2]
         refexp = [{"refexp_id": 100 * number + 10 * n + k, "raw": t} for k, t in enumerate(texts)]
         objects.append({"area": p.size**2, "bbox": box, "id": n, "label": p.digit, "refexp": refexp})

@@ -58,8 +58,10 @@ class Feed:
         self._eligible = {name: np.flatnonzero(mixture.counts(name, split)) for name in self._schedule.tasks}
         for name, rows in self._eligible.items():
             if not len(rows):
-                raise MixtureError(f"task {name!r} has no example in split {split!r} of {mixture.dataset(name).directory}; "
-                                   f"remove it from the rates or build a dataset that has some")  # fmt: skip
+                raise MixtureError(
+                    f"task {name!r} has no example in split {split!r} of {mixture.dataset(name).directory}; "
+                    f"remove it from the rates or build a dataset that has some"
+                )
         readers = {key: data.reader(split) for key, data in mixture.datasets.items() if split in data.splits}
         self._readers = {name: readers[mixture.task(name).dataset] for name in self._schedule.tasks}
         self.stats = FeedStats()
@@ -73,8 +75,10 @@ class Feed:
           num_hosts, host: host h gets rows [h, h + 1) * batch_size / num_hosts.
         """
         if batch_size % num_hosts or not 0 <= host < num_hosts:
-            raise MixtureError(f"batch_size {batch_size}, num_hosts {num_hosts}, host {host}: expected a batch size that is "
-                               f"a multiple of num_hosts and a host below it")  # fmt: skip
+            raise MixtureError(
+                f"batch_size {batch_size}, num_hosts {num_hosts}, host {host}: expected a batch size that is a "
+                f"multiple of num_hosts and a host below it"
+            )
         rows = batch_size // num_hosts
         first, step = start_step * batch_size + host * rows, batch_size
         for batch in self._dataset(first, step, rows).as_numpy_iterator():

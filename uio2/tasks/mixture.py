@@ -83,14 +83,16 @@ class Mixture:
         recipe, size = self.recipe, self.vocabulary.vocab_size
         if tuple(config.image_size) != recipe.image_size or config.image_patch_size != recipe.image_patch_size:
             raise MixtureError(
-                f"the model takes images {config.image_size} in patches of {config.image_patch_size}, the mixture makes "
-                f"{recipe.image_size} in {recipe.image_patch_size}; set RegisterSpec.image_size and image_patch_size"
+                f"the model takes images {config.image_size} in patches of {config.image_patch_size}, the mixture "
+                f"makes {recipe.image_size} in {recipe.image_patch_size}; "
+                f"set RegisterSpec.image_size and image_patch_size"
             )
         lengths = (("text_inputs", "encoder_max_text_length"), ("text_targets", "decoder_max_text_length"))
         for ours, theirs in lengths:
             if getattr(recipe, ours) > getattr(config, theirs):
                 raise MixtureError(
-                    f"RegisterSpec.{ours} is {getattr(recipe, ours)}, the model's {theirs} is {getattr(config, theirs)}; lower the first"
+                    f"RegisterSpec.{ours} is {getattr(recipe, ours)}, the model's {theirs} is "
+                    f"{getattr(config, theirs)}; lower the first"
                 )
         if config.text_vocab_size < size:
             raise MixtureError(
@@ -143,7 +145,8 @@ def make_mixture(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], to
             raise MixtureError(f"rates name an unknown task {name!r}; known: {', '.join(sorted(TASKS))}")
         if TASKS[name].dataset not in datasets:
             raise MixtureError(
-                f"task {name!r} needs the dataset {TASKS[name].dataset!r}; given: {sorted(datasets)}. Build it or remove the task"
+                f"task {name!r} needs the dataset {TASKS[name].dataset!r}; given: {sorted(datasets)}. "
+                f"Build it or remove the task"
             )
     stored = {name: StoredDataset(path) for name, path in datasets.items()}
     return Mixture(recipe, stored, UnifiedVocabulary.from_file(tokenizer), counts_at)

@@ -44,7 +44,11 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
     vocabulary = mixture.vocabulary
     values = {
         "recipe": spec_to_json(spec),
-        "tokenizer": {"sha256": vocabulary.sha256, "base_size": vocabulary.base_size, "padded_size": vocabulary.padded_size},
+        "tokenizer": {
+            "sha256": vocabulary.sha256,
+            "base_size": vocabulary.base_size,
+            "padded_size": vocabulary.padded_size,
+        },
         "datasets": {k: context.inputs[k].digest for k in sorted(directories)},
         "tasks": tasks,
     }
@@ -66,8 +70,9 @@ def _check(mixture: Mixture, name: str, context: StageContext) -> dict[str, Any]
     needed = "train" if mixture.recipe.rates[name] > 0 else "validation"
     if not splits[needed]["examples"]:
         raise StageError(
-            f"task {name!r} has no example in split {needed!r} of input {mixture.task(name).dataset!r}: no record holds usable "
-            f"{', '.join(mixture.task(name).fields)}; set its rate in RegisterSpec.rates to 0 (only evaluated), remove it, or build a dataset that has some"
+            f"task {name!r} has no example in split {needed!r} of input {mixture.task(name).dataset!r}: no record "
+            f"holds usable {', '.join(mixture.task(name).fields)}; set its rate in RegisterSpec.rates to 0 (only evaluated), "
+            f"remove it, or build a dataset that has some"
         )
     shown = "validation" if splits["validation"]["examples"] else "train"
     batches = eval_examples(
@@ -96,4 +101,6 @@ def _check_training(mixture: Mixture, spec: RegisterSpec) -> None:
     batch = next(itertools.islice(feed.batches(batch_size=spec.check_examples), 1))
     untaught = int((batch["targets/text/mask"].sum(axis=1) == 0).sum())
     if untaught:
-        raise StageError(f"{untaught} of {spec.check_examples} training targets hold nothing but EOS; the built texts are empty")
+        raise StageError(
+            f"{untaught} of {spec.check_examples} training targets hold nothing but EOS; the built texts are empty"
+        )

@@ -36,7 +36,9 @@ class TokenizerSpec:
 
     def __post_init__(self) -> None:
         if self.vocab_size < 300:
-            raise StageError(f"TokenizerSpec.vocab_size is {self.vocab_size}; expected at least 300 (259 are bytes and control)")
+            raise StageError(
+                f"TokenizerSpec.vocab_size is {self.vocab_size}; expected at least 300 (259 are bytes and control)"
+            )
         if self.model_type not in ("bpe", "unigram"):
             raise StageError(f"TokenizerSpec.model_type is {self.model_type!r}; expected 'bpe' or 'unigram'")
 
@@ -73,7 +75,9 @@ class RegisterSpec:
         _choice("prompt_set", self.prompt_set, ("all", "eval"))
         _choice("vqa_target", self.vqa_target, ("random", "majority"))
         if not self.rates or min(self.rates.values()) < 0 or sum(self.rates.values()) <= 0:
-            raise StageError(f"RegisterSpec.rates is {dict(self.rates)}; expected at least one rate above 0 and none below")
+            raise StageError(
+                f"RegisterSpec.rates is {dict(self.rates)}; expected at least one rate above 0 and none below"
+            )
         for side in self.image_size:
             if side % self.image_patch_size:
                 raise StageError(

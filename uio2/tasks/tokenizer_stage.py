@@ -27,7 +27,13 @@ from uio2.tasks.specs import TokenizerSpec
 from uio2.tasks.vocabulary import NUM_SPECIAL, UnifiedVocabulary
 
 # Path of a text in a record, and whether tasks lower-case it.
-TEXT_FIELDS = {"captions/text": False, "captions": False, "vqa/questions": False, "vqa/answers": True, "objects/refexp/raw": True}
+TEXT_FIELDS = {
+    "captions/text": False,
+    "captions": False,
+    "vqa/questions": False,
+    "vqa/answers": True,
+    "objects/refexp/raw": True,
+}
 REPORT_EVERY = 500
 
 
@@ -56,7 +62,8 @@ def run(spec: TokenizerSpec, context: StageContext) -> Mapping[str, Any]:
         found.extend(_dataset_lines(dataset, name, context))
     if not found:
         raise StageError(
-            f"inputs {sorted(context.inputs)} hold no text in {', '.join(TEXT_FIELDS)} of split 'train'; build a dataset that has some"
+            f"inputs {sorted(context.inputs)} hold no text in {', '.join(TEXT_FIELDS)} of split 'train'; "
+            f"build a dataset that has some"
         )
     lines = [*prompt_lines(), *found]
     if len(lines) > spec.max_sentences:
@@ -125,8 +132,8 @@ def train(lines: list[str], *, spec: TokenizerSpec) -> bytes:
         )  # fmt: skip
     except RuntimeError as error:
         raise StageError(
-            f"TokenizerSpec.vocab_size is {spec.vocab_size}: SentencePiece cannot train on {len(lines)} lines ({error}); "
-            f"raise vocab_size"
+            f"TokenizerSpec.vocab_size is {spec.vocab_size}: SentencePiece cannot train on {len(lines)} lines "
+            f"({error}); raise vocab_size"
         ) from error
     model = sentencepiece_model_pb2.ModelProto.FromString(out.getvalue())
     for field in ("input", "model_prefix"):
