@@ -71,8 +71,8 @@ def _check(mixture: Mixture, name: str, context: StageContext) -> dict[str, Any]
     if not splits[needed]["examples"]:
         raise StageError(
             f"task {name!r} has no example in split {needed!r} of input {mixture.task(name).dataset!r}: no record "
-            f"holds usable {', '.join(mixture.task(name).fields)}; set its rate in RegisterSpec.rates to 0 (only evaluated), "
-            f"remove it, or build a dataset that has some"
+            f"holds usable {', '.join(mixture.task(name).fields)}; set its rate in RegisterSpec.rates to 0 "
+            f"(only evaluated), remove it, or build a dataset that has some"
         )
     shown = "validation" if splits["validation"]["examples"] else "train"
     batches = eval_examples(
