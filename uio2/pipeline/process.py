@@ -28,7 +28,8 @@ GRACE_S = 5.0  # between SIGTERM and SIGKILL
 TAIL_LINES = 15
 # Lines of TensorFlow that say nothing about the run; they are kept in the log and not shown.
 NOISE = re.compile(
-    r"[IW]0000 |WARNING: All log messages before absl::InitializeLog|E0000 .*failed call to cuInit"
+    r"[IW]0000 |WARNING: All log messages before absl::InitializeLog|E0000 .*(failed call to cuInit|oneDNN supports)"
+    r"|normalizer.cc.*precompiled_charsmap is empty|WARNING:absl:.*Skipping merge of OCDBT"
     r"|WARNING:absl:`FeatureConnector.dtype` is deprecated"
 )
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
