@@ -63,7 +63,9 @@ def test_every_command_has_examples(command, uio2):
 def test_run_show_plan_lineage(uio2):
     first = uio2("run", TOYS, "--no-prefect")
     assert first.returncode == 0, first.stderr
-    assert "0.750" in first.stdout and "0.250" in first.stdout and "uio2 up" in first.stdout
+    assert "0.750" in first.stdout
+    assert "0.250" in first.stdout
+    assert "uio2 up" in first.stdout
     again = uio2("run", TOYS, "--json")
     assert "every stage of toys is published" in again.stderr
     shown = json.loads(uio2("show", "toys", "--json").stdout)
@@ -74,7 +76,8 @@ def test_run_show_plan_lineage(uio2):
     assert [row["status"] for row in planned["stages"]] == ["cached", "cached", "run", "waits"]
     assert planned["stages"][2]["changes"] == [{"field": "spec.text", "old": "c", "new": "z"}]
     lineage = uio2("lineage", "toys@1", "--json")
-    assert lineage.returncode == 0 and json.loads(lineage.stdout)["ok"]
+    assert lineage.returncode == 0
+    assert json.loads(lineage.stdout)["ok"]
 
 
 def test_lineage_exits_1_on_a_flipped_byte(uio2, tmp_path):
@@ -130,7 +133,8 @@ def test_doctor_finds_an_unwritable_store(uio2):
     found = json.loads(done.stdout)
     assert done.returncode == 1
     assert any("is not writable" in problem["what"] for problem in found["problems"])
-    assert found["devices"] and found["packages"]["jax"]
+    assert found["devices"]
+    assert found["packages"]["jax"]
 
 
 @pytest.mark.slow
@@ -146,7 +150,8 @@ def test_prefect_flow_runs_in_order_and_leaves_its_account(uio2, tmp_path):
     assert [(name[0], state) for name, state in tasks] == [(name, "COMPLETED") for name in "abcd"]
     failed = uio2("run", TOYS, "--gin.b/toy.ToySpec.fail='stage'")
     assert failed.returncode == 1
-    assert "stage b failed: key 'a' is 3" in failed.stderr and "Traceback" not in failed.stderr
+    assert "stage b failed: key 'a' is 3" in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 @pytest.mark.slow
@@ -167,5 +172,7 @@ def test_up_serves_both_pages_and_down_stops_them(uio2):
         assert {key: value["pid"] for key, value in again.items()} == {key: v["pid"] for key, v in found.items()}
     finally:
         down = uio2("down")
-    assert down.returncode == 0 and "stopped mlflow" in down.stdout and "stopped prefect" in down.stdout
+    assert down.returncode == 0
+    assert "stopped mlflow" in down.stdout
+    assert "stopped prefect" in down.stdout
     assert not any(psutil.pid_exists(service["pid"]) for service in found.values())

@@ -62,7 +62,7 @@ def test_child_dies_with_its_runner(store, start_cli):
     process = start_cli(*RUN[:-1], "--gin.SLEEP=30")
     child = wait_for_child(process.pid)
     process.send_signal(signal.SIGKILL)
-    gone, alive = psutil.wait_procs([child], timeout=5)
+    _gone, alive = psutil.wait_procs([child], timeout=5)
     assert not alive
     assert published(store) == {}
 
@@ -77,7 +77,8 @@ def test_interrupt_ends_the_child_keeps_scratch_and_exits_130(store, start_cli):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "stopped" in errors and "Traceback" not in errors
+    assert "stopped" in errors
+    assert "Traceback" not in errors
     assert not child.is_running()
     assert list((store.root / ".work").glob("*/0.txt"))
     key = next((store.root / ".work").iterdir()).name

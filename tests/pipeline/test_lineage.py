@@ -95,6 +95,8 @@ def test_mlflow_mirrors_records_failures_and_models(store, toys, monkeypatch):
     assert d.data.params["text"] == "x"
     assert [m.value for m in client.get_metric_history(d.info.run_id, "loss")] == [1.0, 0.5, 1 / 3]
     contexts = {item.tags[0].value: json.loads(item.dataset.source)["digest"] for item in d.inputs.dataset_inputs}
-    assert contexts["output"] == record["digest"] and contexts["input:b"] == record["inputs"]["b"]["digest"]
+    assert contexts["output"] == record["digest"]
+    assert contexts["input:b"] == record["inputs"]["b"]["digest"]
     version = client.get_model_version("toys", "1")
-    assert version.tags["uio2.fingerprint"] == record["fingerprint"] and version.run_id == d.info.run_id
+    assert version.tags["uio2.fingerprint"] == record["fingerprint"]
+    assert version.run_id == d.info.run_id

@@ -111,7 +111,7 @@ def run_build(args: argparse.Namespace) -> int:
     if unknown:
         known = ", ".join(name.removeprefix("build-") for name in built)
         raise UsageError(
-            f"pipeline {pipeline.name} builds no {unknown[0].removeprefix('build-')!r}; it builds: {known}"
+            f"pipeline {pipeline.name} builds no {unknown[0].removeprefix('build-')!r}; it builds: {known or 'no dataset'}"
         )
     return _run_stages(args, pipeline, names)
 
