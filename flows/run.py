@@ -78,7 +78,6 @@ def _flow_of(execution: Execution, *, parallel: int) -> Any:
     stopped = threading.Event()
     console = execution.runner.console
 
-    @task(cache_policy=NO_CACHE, persist_result=False)
     def run_stage(name: str) -> dict[str, str]:
         if stopped.is_set():
             raise StageError(f"stage {name} was not started: another stage failed")
@@ -92,9 +91,12 @@ def _flow_of(execution: Execution, *, parallel: int) -> Any:
             console.listen(name, None)
         return {"name": artifact.name, "version": artifact.version, "digest": artifact.digest, "uri": artifact.uri}
 
+    stage_task: Any = task(run_stage, cache_policy=NO_CACHE, persist_result=False)
+    task_runner: Any = ThreadPoolTaskRunner(max_workers=parallel)
+
     @flow(
         name=execution.pipeline.name,
-        task_runner=ThreadPoolTaskRunner(max_workers=parallel),
+        task_runner=task_runner,
         persist_result=False,
         validate_parameters=False,
     )
@@ -103,7 +105,7 @@ def _flow_of(execution: Execution, *, parallel: int) -> Any:
         with stoppable(execution.runner):  # inside the flow: Prefect puts its own signal handler around it
             for stage in execution.stages:
                 needed = [futures[value.name] for value in stage.inputs.values() if isinstance(value, Stage)]
-                futures[stage.name] = run_stage.with_options(name=stage.name).submit(stage.name, wait_for=needed)
+                futures[stage.name] = stage_task.with_options(name=stage.name).submit(stage.name, wait_for=needed)
             for future in futures.values():
                 future.wait()
         for future in futures.values():  # in pipeline order, so the cause comes before what it stopped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -73,7 +74,7 @@ def add(commands: Any) -> None:
             word,
             about=f"{about}, with everything it needs",
             examples=examples,
-            handler=lambda args, word=word: run_word(args, word),
+            handler=functools.partial(run_word, word=word),
         )
         add_stage_options(parser)
 
@@ -109,9 +110,9 @@ def run_build(args: argparse.Namespace) -> int:
     names = [args.stage] if args.stage else [f"build-{name}" for name in args.names] or built
     unknown = [name for name in names if name not in built and name != args.stage]
     if unknown:
-        known = ", ".join(name.removeprefix("build-") for name in built)
+        known = ", ".join(name.removeprefix("build-") for name in built) or "no dataset"
         raise UsageError(
-            f"pipeline {pipeline.name} builds no {unknown[0].removeprefix('build-')!r}; it builds: {known or 'no dataset'}"
+            f"pipeline {pipeline.name} builds no {unknown[0].removeprefix('build-')!r}; it builds: {known}"
         )
     return _run_stages(args, pipeline, names)
 

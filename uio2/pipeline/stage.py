@@ -148,7 +148,7 @@ def spec_from_json(cls: type, value: Any) -> Any:
 def _from_json(hint: Any, value: Any) -> Any:
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     if isinstance(value, Mapping):
-        nested = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        nested = next((o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)), None)
         return spec_from_json(nested, value) if nested else dict(value)
     if isinstance(value, list):
         plain_list = any(option is list or typing.get_origin(option) is list for option in options)
