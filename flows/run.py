@@ -91,7 +91,7 @@ def _flow_of(execution: Execution, *, parallel: int) -> Any:
             console.listen(name, None)
         return {"name": artifact.name, "version": artifact.version, "digest": artifact.digest, "uri": artifact.uri}
 
-    stage_task: Any = task(run_stage, cache_policy=NO_CACHE, persist_result=False)
+    stage_task: Any = task(cache_policy=NO_CACHE, persist_result=False)(run_stage)
     task_runner: Any = ThreadPoolTaskRunner(max_workers=parallel)
 
     @flow(
