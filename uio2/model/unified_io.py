@@ -48,9 +48,12 @@ class ImageInput(nnx.Module):
     def __call__(self, batch: Batch) -> Segment:
         config = self.config
         mask, pos_ids = batch["inputs/image/mask"], batch["inputs/image/pos_ids"]
-        features = self.vit(batch["inputs/image/input"], mask=mask, pos_ids=pos_ids)
+        vit = self.vit
         if config.freeze_vit:
-            features = jax.lax.stop_gradient(features)
+            # On the parameters rather than the features: nothing of the tower is then traced for gradients.
+            graph, params = nnx.split(vit)
+            vit = nnx.merge(graph, jax.lax.stop_gradient(params))
+        features = vit(batch["inputs/image/input"], mask=mask, pos_ids=pos_ids)
         dtype = jnp.dtype(config.dtype)
         embed = self.projection(features.astype(dtype)) + self.modality[...].astype(dtype)
         rotary = None

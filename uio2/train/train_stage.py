@@ -11,9 +11,9 @@ from uio2.model import UnifiedIO2, multimodal_loss
 from uio2.model.checkpoint import native, tree
 from uio2.model.config import ModelConfig
 from uio2.pipeline.artifact import Artifact
-from uio2.pipeline.stage import StageContext, StageError
+from uio2.pipeline.stage import StageContext
 from uio2.tasks.feed import Feed
-from uio2.tasks.mixture import Mixture, open_mixture
+from uio2.tasks.mixture import open_mixture
 from uio2.train.loop import HISTORY, Loop, history_text, train
 from uio2.train.models import functional, model_config
 from uio2.train.optimizer import make_optimizer, schedule
@@ -22,29 +22,6 @@ from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
 
 DATASETS = ("coco", "refcoco")
-
-
-def check_fit(config: ModelConfig, mixture: Mixture) -> None:
-    """Refuses a mixture this model cannot take, before anything is allocated.
-
-    Raises:
-      StageError: names the setting, both values and the fix.
-    """
-    recipe, vocabulary = mixture.recipe, mixture.vocabulary
-    if vocabulary.vocab_size > config.text_vocab_size:
-        raise StageError(
-            f"the tokenizer has {vocabulary.vocab_size} pieces but the model's text_vocab_size is "
-            f"{config.text_vocab_size}; lower TokenizerSpec.vocab_size by {vocabulary.vocab_size - config.text_vocab_size} "
-            f"or set TrainSpec.model_overrides = {{'text_vocab_size': {vocabulary.padded_size}}}"
-        )
-    if tuple(recipe.image_size) != config.image_size or recipe.image_patch_size != config.image_patch_size:
-        raise StageError(
-            f"RegisterSpec.image_size {tuple(recipe.image_size)} / image_patch_size {recipe.image_patch_size} is not the "
-            f"model's {config.image_size} / {config.image_patch_size}; set them alike"
-        )
-    for field, limit in (("text_inputs", config.encoder_max_text_length), ("text_targets", config.decoder_max_text_length)):
-        if getattr(recipe, field) > limit:
-            raise StageError(f"RegisterSpec.{field} is {getattr(recipe, field)}; the model takes at most {limit}")
 
 
 def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> UnifiedIO2:
@@ -62,7 +39,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         datasets={k: inputs[k].path / inputs[k].stats["tfds_dir"] for k in DATASETS if k in inputs},
         tokenizer=inputs["tokenizer"].path,
     )
-    check_fit(config, mixture)
+    mixture.check_model(config)
     mesh = data_mesh(batch_size=spec.batch_size)
     module, params = functional(make_model(config, seed=spec.seed, vision=inputs.get("vision")))
     feed = Feed(mixture, seed=spec.seed)
