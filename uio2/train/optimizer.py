@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import optax
 
@@ -20,9 +22,15 @@ def schedule(spec: OptimizerSpec, *, steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(spec: OptimizerSpec, *, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW; vectors (scales, biases, modality embeddings) do not decay."""
-    return optax.chain(
+def make_optimizer(spec: OptimizerSpec, *, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW; vectors (scales, biases, modality embeddings) do not decay.
+
+    Args:
+      spec: settings.
+      steps: where the schedule ends.
+      frozen: name prefixes ("image_input/vit/") of parameters that stay as they are: no update, no decay, no moments.
+    """
+    adamw = optax.chain(
         optax.clip_by_global_norm(spec.clip_norm),
         optax.adamw(
             schedule(spec, steps=steps),
@@ -32,3 +40,12 @@ def make_optimizer(spec: OptimizerSpec, *, steps: int) -> optax.GradientTransfor
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
         ),
     )
+
+    def labels(params: Any) -> Any:
+        def label(path: Any, _: Any) -> str:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return "frozen" if name.startswith(frozen) else "trained"
+
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    return optax.multi_transform({"trained": adamw, "frozen": optax.set_to_zero()}, labels) if frozen else adamw

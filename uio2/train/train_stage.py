@@ -22,6 +22,7 @@ from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
 
 DATASETS = ("coco", "refcoco")
+VIT = "image_input/vit/"
 
 
 def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> UnifiedIO2:
@@ -46,7 +47,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     loop = Loop(
         loss=lambda values, batch: multimodal_loss(module(values)(batch), z_loss=spec.z_loss),
         batches=lambda step: feed.batches(batch_size=spec.batch_size, start_step=step),
-        optimizer=make_optimizer(spec.optimizer, steps=spec.steps),
+        optimizer=make_optimizer(spec.optimizer, steps=spec.steps, frozen=(VIT,) if config.freeze_vit else ()),
         learning_rate=schedule(spec.optimizer, steps=spec.steps),
         steps=spec.steps,
         log_every=spec.log_every,

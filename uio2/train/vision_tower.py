@@ -143,7 +143,7 @@ class DenseFeed:
 
         source = tf.data.Dataset.from_generator(records, output_signature=tf.TensorSpec([None], tf.string))
         examples = source.unbatch().map(self._example, num_parallel_calls=2, deterministic=True)
-        batches = examples.batch(batch_size, drop_remainder=True).map(self._batch, deterministic=True)
+        batches = examples.batch(batch_size, drop_remainder=True).map(self._batch, num_parallel_calls=1, deterministic=True)
         yield from batches.prefetch(4).with_options(data_options(2)).as_numpy_iterator()
 
 

@@ -1,0 +1,132 @@
+"""The training loop goes on exactly where a kill left it, and its stages fit the data."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from uio2.pipeline.stage import StageContext, StageError
+from uio2.train.loop import Interrupted, Loop, train
+from uio2.train.optimizer import make_optimizer, schedule
+from uio2.train.sharding import data_mesh
+from uio2.train.specs import OptimizerSpec, TrainSpec
+
+STEPS = 24
+
+
+class Killed(Exception):
+    """Stands for the moment a process dies."""
+
+
+def make_loop(*, die_at: int | None = None, poison: int | None = None) -> Loop:
+    def batches(step):
+        while True:
+            if step == die_at:
+                raise Killed
+            rng = np.random.default_rng(step)
+            x = rng.standard_normal((8, 4)).astype(np.float32)
+            yield {"x": x * (np.nan if step == poison else 1), "y": x.sum(1, keepdims=True)}
+            step += 1
+
+    def loss(params, batch):
+        value = jnp.mean((jnp.tanh(batch["x"] @ params["w"]) @ params["v"] - batch["y"]) ** 2)
+        return value, {"loss": value}
+
+    spec = OptimizerSpec(learning_rate=0.02, warmup_steps=4)
+    return Loop(
+        loss=loss, batches=batches, optimizer=make_optimizer(spec, steps=STEPS),
+        learning_rate=schedule(spec, steps=STEPS), steps=STEPS, log_every=2, checkpoint_every=6,
+        mesh=data_mesh(batch_size=8), label="toy",
+    )  # fmt: skip
+
+
+def initial() -> dict:
+    rng = np.random.default_rng(0)
+    return {"w": jnp.asarray(rng.standard_normal((4, 6)), jnp.float32), "v": jnp.ones((6, 1), jnp.float32)}
+
+
+def context(folder) -> StageContext:
+    for name in ("out", "work"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return StageContext({}, folder / "out", folder / "work", lambda *_: None, lambda *_: None)
+
+
+def test_a_run_killed_anywhere_equals_an_undisturbed_one(tmp_path):
+    expected, history = train(make_loop(), initial(), context(tmp_path / "calm"))
+    assert history[-1]["loss"] < history[0]["loss"] / 2
+    for die_at in (3, 9, 13, 23):
+        with pytest.raises(Killed):
+            train(make_loop(die_at=die_at), initial(), context(tmp_path / "killed"))
+    params, again = train(make_loop(), initial(), context(tmp_path / "killed"))
+    assert again == history
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), params, expected)))
+    lines = (tmp_path / "killed" / "work" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(2, STEPS + 1, 2))
+
+
+def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
+    loop = make_loop()
+
+    def batches(step):
+        for batch in loop.batches(step):
+            if step == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+            step += 1
+
+    with pytest.raises(Interrupted, match=r"step 10 of 24"):
+        train(dataclasses.replace(loop, batches=batches), initial(), context(tmp_path))
+    started = []
+
+    def watch(step):
+        started.append(step)
+        return loop.batches(step)
+
+    _, history = train(dataclasses.replace(loop, batches=watch), initial(), context(tmp_path))
+    assert started == [10]
+    assert [row["step"] for row in history] == list(range(2, STEPS + 1, 2))
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
+    with pytest.raises(StageError, match=r"step 6; lower the learning rate"):
+        train(make_loop(poison=5), initial(), context(tmp_path))
+
+
+def test_batches_split_over_devices_train_alike():
+    code = textwrap.dedent("""
+        import json, pathlib, sys, tempfile
+        from tests.train.test_loop import context, initial, make_loop
+        from uio2.train.loop import train
+        with tempfile.TemporaryDirectory() as folder:
+            _, history = train(make_loop(), initial(), context(pathlib.Path(folder)))
+        print(json.dumps([row["loss"] for row in history]))
+    """)
+    losses = []
+    for devices in (1, 4):
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        losses.append(json.loads(done.stdout.splitlines()[-1]))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_schedule_warms_up_and_decays():
+    rate = schedule(OptimizerSpec(learning_rate=1.0, warmup_steps=10, final_fraction=0.1), steps=100)
+    assert float(rate(0)) == 0.0
+    assert float(rate(10)) == pytest.approx(1.0)
+    assert float(rate(100)) == pytest.approx(0.1)
+    assert float(rate(40)) > float(rate(80))
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(StageError, match="multiple of log_every"):
+        TrainSpec(checkpoint_every=75, log_every=50)
+    with pytest.raises(StageError, match=r"TrainSpec\.steps is 0"):
+        TrainSpec(steps=0)

@@ -1,0 +1,103 @@
+"""The vision tower and train stages on small stored datasets."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.evaluate import tiny
+from uio2.model.checkpoint import native, tree
+from uio2.model.config import ConfigError, ModelConfig
+from uio2.train import train_stage, vision_tower
+from uio2.train.models import model_config
+from uio2.train.specs import OptimizerSpec, TrainSpec, VisionTowerSpec
+
+SMALL = {
+    "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 48, "num_encoder_layers": 1, "num_decoder_layers": 1,
+    "text_vocab_size": 2048, "encoder_max_text_length": 64, "decoder_max_text_length": 64,
+    "vit": {"emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64, "num_layers": 2},
+}  # fmt: skip
+
+
+def test_dense_labels_say_what_covers_each_patch():
+    config = dataclasses.replace(ModelConfig.preset("digits"), image_size=(32, 48))
+    boxes = tf.constant([[0.0, 0.0, 16.0, 16.0], [0.0, 0.0, 32.0, 32.0]])
+    labels, distances = vision_tower.dense_labels(boxes, tf.constant([3, 5], tf.int64), config=config, background=10)
+    np.testing.assert_array_equal(labels, [3, 5, 10, 5, 5, 10])  # the smaller box wins where both cover
+    np.testing.assert_allclose(distances[0], [0.5, 0.5, 0.5, 0.5])
+    np.testing.assert_allclose(distances[4], [1.5, 1.5, 0.5, 0.5])
+    np.testing.assert_allclose(distances[2], 0.0)
+
+
+def test_an_image_without_objects_is_background():
+    config = ModelConfig.preset("digits")
+    nothing = tf.zeros([0, 4]), tf.zeros([0], tf.int64)
+    labels, distances = vision_tower.dense_labels(*nothing, config=config, background=10)
+    assert (labels.numpy() == 10).all()
+    assert not np.any(distances)
+
+
+def test_overrides_are_checked():
+    assert model_config("digits", {"image_size": [64, 64]}).image_size == (64, 64)
+    assert model_config("digits", {"vit": {"num_layers": 2}}).vit.num_layers == 2
+    with pytest.raises(ConfigError, match="did you mean 'emb_dim'"):
+        model_config("digits", {"emb_dims": 3})
+
+
+@pytest.fixture(scope="module")
+def tower(world, tmp_path_factory):
+    """A vision tower trained for a few steps on the small world."""
+    spec = VisionTowerSpec(
+        model_overrides=SMALL, steps=30, batch_size=8, log_every=10, checkpoint_every=10,
+        optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=5),
+    )  # fmt: skip
+    context = tiny.context(tmp_path_factory.mktemp("tower"), coco=world.inputs["coco"])
+    stats = vision_tower.run(spec, context)
+    return tiny.artifact(context.out, kind="checkpoint", name="digits/vision-tower"), stats
+
+
+def test_the_tower_learns_and_moves_into_the_model(tower):
+    artifact, stats = tower
+    rows = [line for line in (artifact.path / "history.jsonl").read_text().splitlines() if line]
+    assert len(rows) == 3
+    assert stats["classes"] == 10
+    config = model_config("digits", SMALL)
+    fresh = train_stage.make_model(config, seed=0, vision=None)
+    placed = train_stage.make_model(config, seed=0, vision=artifact)
+    stored = native.load_arrays(artifact.path / "vit")
+    before, after = tree.flatten(fresh), tree.flatten(placed)
+    for name, value in after.items():
+        inside = name.removeprefix("image_input/vit/")
+        np.testing.assert_array_equal(value, stored[inside] if inside != name else before[name])
+
+
+def test_a_tower_of_another_size_is_refused(tower):
+    artifact, _ = tower
+    other = model_config("digits", SMALL | {"vit": {**SMALL["vit"], "mlp_dim": 80}})
+    with pytest.raises(tree.CheckpointError, match="misshapen"):
+        train_stage.make_model(other, seed=0, vision=artifact)
+
+
+def test_the_model_learns_the_mixture(world, tower, tmp_path):
+    inputs = {name: world.inputs[name] for name in ("mixture", "coco", "refcoco", "tokenizer")}
+    context = tiny.context(tmp_path, vision=tower[0], **inputs)
+    spec = TrainSpec(
+        model_overrides=SMALL, steps=20, batch_size=8, log_every=5, checkpoint_every=10,
+        optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
+    )  # fmt: skip
+    stats = train_stage.run(spec, context)
+    history = [float(line.split('"loss": ')[1].split(",")[0]) for line in (context.out / "history.jsonl").open()]
+    assert history[-1] < 0.8 * history[0]
+    assert stats["examples"] == 160
+    model = native.load(context.out / "model")
+    tower_after = tree.flatten(model)["image_input/vit/patch/kernel"]
+    stored = native.load_arrays(tower[0].path / "vit")["patch/kernel"]
+    np.testing.assert_array_equal(tower_after, stored)  # frozen means frozen: no decay either
+
+
+def test_a_model_too_small_for_the_tokenizer_is_refused(world, tmp_path):
+    inputs = {name: world.inputs[name] for name in ("mixture", "coco", "refcoco", "tokenizer")}
+    spec = TrainSpec(model_overrides=SMALL | {"text_vocab_size": 128}, steps=1, batch_size=8, log_every=1, checkpoint_every=1)
+    with pytest.raises(Exception, match="text_vocab_size is 128"):
+        train_stage.run(spec, tiny.context(tmp_path, **inputs))
