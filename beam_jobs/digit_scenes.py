@@ -93,7 +93,9 @@ def _enlarge(image: np.ndarray, side: int) -> np.ndarray:
     return rows[:, low] * (1 - weight)[None] + rows[:, high] * weight[None]
 
 
-def _place(rng: np.random.Generator, style: SceneStyle, boxes: list[tuple[int, int, int]]) -> tuple[int, int, int] | None:
+def _place(
+    rng: np.random.Generator, style: SceneStyle, boxes: list[tuple[int, int, int]]
+) -> tuple[int, int, int] | None:
     for _ in range(60):
         size = int(rng.choice(style.sizes))
         top, left = (int(v) * style.grid for v in rng.integers(0, (style.canvas - size) // style.grid + 1, 2))
@@ -102,8 +104,9 @@ def _place(rng: np.random.Generator, style: SceneStyle, boxes: list[tuple[int, i
     return None
 
 
-def compose(rng: np.random.Generator, *, images: np.ndarray, labels: np.ndarray, pool: np.ndarray,
-            style: SceneStyle) -> Scene:
+def compose(
+    rng: np.random.Generator, *, images: np.ndarray, labels: np.ndarray, pool: np.ndarray, style: SceneStyle
+) -> Scene:
     """Draws one scene.
 
     Args:

@@ -110,7 +110,9 @@ def test_native_checkpoint_round_trips_with_equal_bytes(model, tmp_path):
     native.save(model, tmp_path / "one")
     native.save(model, tmp_path / "two")
     volatile = tuple(f"*{name}" for name in native.VOLATILE)
-    assert digest_directory(tmp_path / "one", volatile=volatile) == digest_directory(tmp_path / "two", volatile=volatile)
+    assert digest_directory(tmp_path / "one", volatile=volatile) == digest_directory(
+        tmp_path / "two", volatile=volatile
+    )
     loaded = native.load(tmp_path / "one")
     before, after = tree.flatten(model), tree.flatten(loaded)
     assert loaded.config == model.config

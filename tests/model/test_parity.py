@@ -74,7 +74,14 @@ def test_parameter_names_and_shapes_are_the_published_ones(size):
     published = json.loads((SPEC / "layout" / f"params_{size}.json").read_text())["params"]
     ours = t5x.expected_shapes(ModelConfig.preset(size))
     assert {path: tuple(published[path]["shape"]) for path in ours} == ours
-    modules = ("encoder/", "decoder/", "text_token_embedder/", "input_text", "input_image_encoder/", "target_encoders_text/")
+    modules = (
+        "encoder/",
+        "decoder/",
+        "text_token_embedder/",
+        "input_text",
+        "input_image_encoder/",
+        "target_encoders_text/",
+    )
     missing = [path for path in published if path.startswith(modules) and path not in ours]
     assert not missing
 
@@ -94,7 +101,12 @@ def test_t5x_tree_round_trips_and_names_what_does_not_fit():
     broken["stray"] = np.zeros(1, np.float32)
     with pytest.raises(tree.CheckpointError) as error:
         t5x.from_tree(broken, config=config)
-    for part in ("missing encoder/encoder_norm/scale", "misshapen decoder/decoder_norm/scale", "unexpected stray", "(3,)"):
+    for part in (
+        "missing encoder/encoder_norm/scale",
+        "misshapen decoder/decoder_norm/scale",
+        "unexpected stray",
+        "(3,)",
+    ):
         assert part in str(error.value)
 
 

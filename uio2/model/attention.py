@@ -34,8 +34,7 @@ def attend(
 class Attention(nnx.Module):
     """Projections around `attend`; `source` is the input itself or the encoder's output."""
 
-    def __init__(self, features: int, *, heads: int, head_dim: int, qk_norm: bool, bias: bool = False,
-                 rngs: nnx.Rngs):
+    def __init__(self, features: int, *, heads: int, head_dim: int, qk_norm: bool, bias: bool = False, rngs: nnx.Rngs):
         width = heads * head_dim
         self.query = Dense(features, width, bias=bias, init=fan_in_normal, rngs=rngs)
         self.key = Dense(features, width, bias=bias, init=fan_in_normal, rngs=rngs)

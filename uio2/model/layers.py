@@ -16,8 +16,9 @@ fan_in_truncated = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_n
 class Dense(nnx.Module):
     """x @ kernel (+ bias); the kernel is float32, cast to the input's dtype."""
 
-    def __init__(self, features_in: int, features_out: int, *, bias: bool = False, init=fan_in_truncated,
-                 rngs: nnx.Rngs):
+    def __init__(
+        self, features_in: int, features_out: int, *, bias: bool = False, init=fan_in_truncated, rngs: nnx.Rngs
+    ):
         self.kernel = nnx.Param(init(rngs.params(), (features_in, features_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(features_out)) if bias else None
 

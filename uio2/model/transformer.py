@@ -116,8 +116,12 @@ class Decoder(nnx.Module):
         cross_mask = row.mask[:, :, None] & source.mask[:, None, :]
         x, _ = self.blocks.scan(
             lambda block, h: block(
-                h, encoded, self_mask=self_mask, cross_mask=cross_mask,
-                rotary=row.rotary, encoded_rotary=source.rotary,
+                h,
+                encoded,
+                self_mask=self_mask,
+                cross_mask=cross_mask,
+                rotary=row.rotary,
+                encoded_rotary=source.rotary,
             ),  # fmt: skip
             row.embed,
         )

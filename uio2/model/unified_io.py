@@ -81,8 +81,9 @@ class UnifiedIO2(nnx.Module):
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
-    def _text(self, tokens: Array, mask: Array, pos_ids: Array, modality: nnx.Param,
-              segment_ids: Array | None = None) -> Segment:
+    def _text(
+        self, tokens: Array, mask: Array, pos_ids: Array, modality: nnx.Param, segment_ids: Array | None = None
+    ) -> Segment:
         dtype = jnp.dtype(self.config.dtype)
         embed = self.text_embedder(tokens).astype(dtype) + modality[...].astype(dtype)
         rotary = text_rotary(pos_ids, head_dim=self.config.head_dim) if self.config.use_rotary else None

@@ -47,9 +47,7 @@ class VisionTransformer(nnx.Module):
         self.class_embedding = nnx.Param(scale * jax.random.normal(rngs.params(), (config.emb_dim,)))
         self.positions = nnx.Param(scale * jax.random.normal(rngs.params(), (config.num_positions, config.emb_dim)))
         self.pre_ln = LayerNorm(config.emb_dim, epsilon=EPSILON)
-        self.blocks = Stack(
-            lambda r: VitBlock(config, rngs=r), length=config.num_layers, unroll=unroll, rngs=rngs
-        )
+        self.blocks = Stack(lambda r: VitBlock(config, rngs=r), length=config.num_layers, unroll=unroll, rngs=rngs)
         self.config = config
         self.grid = grid
 

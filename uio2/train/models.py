@@ -32,7 +32,9 @@ def _check_fields(where: str, given: Mapping[str, Any], klass: type) -> None:
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise ConfigError(f"{where} names {name!r}, unknown to {klass.__name__}" + f"; did you mean {near[0]!r}?" * bool(near))
+            raise ConfigError(
+                f"{where} names {name!r}, unknown to {klass.__name__}" + f"; did you mean {near[0]!r}?" * bool(near)
+            )
 
 
 def functional(module: nnx.Module) -> tuple[Callable[[Any], nnx.Module], Any]:

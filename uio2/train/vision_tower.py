@@ -104,7 +104,9 @@ class DenseFeed:
         self._size = dataset.splits[split]
         self.classes = dataset.classes()
         if not self._size or not self.classes:
-            raise StageError(f"{dataset.directory}: no labelled objects in split {split!r}; expected a built coco dataset")
+            raise StageError(
+                f"{dataset.directory}: no labelled objects in split {split!r}; expected a built coco dataset"
+            )
 
     def _example(self, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         config, record = self._config, self._dataset.parser(FIELDS)(serialized)
@@ -114,9 +116,7 @@ class DenseFeed:
         canvas = image.render(pixels, placement, size=config.image_size)
         shown = image.pixel_mask(placement, size=config.image_size)
         found = boxes.to_canvas(record["objects"]["bbox"], placement, size=config.image_size)
-        label, distance = dense_labels(
-            found, record["objects"]["label"], config=config, background=len(self.classes)
-        )
+        label, distance = dense_labels(found, record["objects"]["label"], config=config, background=len(self.classes))
         return {"canvas": canvas, "shown": shown, "label": label, "distance": distance}
 
     def _batch(self, examples: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -143,7 +143,9 @@ class DenseFeed:
 
         source = tf.data.Dataset.from_generator(records, output_signature=tf.TensorSpec([None], tf.string))
         examples = source.unbatch().map(self._example, num_parallel_calls=2, deterministic=True)
-        batches = examples.batch(batch_size, drop_remainder=True).map(self._batch, num_parallel_calls=1, deterministic=True)
+        batches = examples.batch(batch_size, drop_remainder=True).map(
+            self._batch, num_parallel_calls=1, deterministic=True
+        )
         yield from batches.prefetch(4).with_options(data_options(2)).as_numpy_iterator()
 
 

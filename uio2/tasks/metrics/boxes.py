@@ -26,7 +26,9 @@ def first_box(text: str, *, image_info: Sequence[float], input_size: Sequence[in
       ValueError: `image_info` has another length, or tells of a crop, which cannot be undone.
     """
     if len(image_info) != IMAGE_INFO_LENGTH:
-        raise ValueError(f"image_info has {len(image_info)} numbers, expected {IMAGE_INFO_LENGTH}: {list(image_info)!r}")
+        raise ValueError(
+            f"image_info has {len(image_info)} numbers, expected {IMAGE_INFO_LENGTH}: {list(image_info)!r}"
+        )
     height, width = input_size
     boxes = parse_boxes(text, size=(height, width))
     return undo_box(boxes[0], image_info=image_info) if boxes else None
