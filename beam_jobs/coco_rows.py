@@ -75,7 +75,7 @@ def field(item: Any, name: str, kind: type) -> Any:
     value = item[name]
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, bool) and kind is not bool or not isinstance(value, kind):
+    if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
         raise BadRecord("wrong_type", f"{name} = {value!r}; expected {kind.__name__}")
     return value
 

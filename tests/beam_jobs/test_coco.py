@@ -63,8 +63,10 @@ def test_boxes_are_normalised_and_labels_name_the_category(built: Built):
 
 def test_an_image_without_captions_or_questions_is_kept_with_empty_lists(built: Built):
     examples = {int(e["image/id"]): e for e in built.examples("train")}
-    assert examples[4]["captions"]["num"] == 0 and len(examples[4]["captions"]["text"]) == 0
-    assert examples[5]["vqa"]["num"] == 0 and examples[5]["vqa"]["answers"].shape == (0, 10)
+    assert examples[4]["captions"]["num"] == 0
+    assert len(examples[4]["captions"]["text"]) == 0
+    assert examples[5]["vqa"]["num"] == 0
+    assert examples[5]["vqa"]["answers"].shape == (0, 10)
     assert built.stats["dead_letters"] == 0
 
 
@@ -277,7 +279,7 @@ def test_vqa_files_of_other_images_are_an_error(raw: Path, tmp_path: Path):
     for path in (raw / "vqa").glob("*.json"):
         for section in ("questions", "annotations"):
             edit(path, lambda v, s=section: [row.update(image_id=row["image_id"] + 5_000_000) for row in v.get(s, [])])
-    with pytest.raises(StageError, match="none of its .* questions belongs to an image"):
+    with pytest.raises(StageError, match=r"none of its .* questions belongs to an image"):
         run_stage(BUILD_COCO, SMALL, tmp_path, raw=at(raw))
 
 

@@ -57,7 +57,8 @@ def test_no_scanned_digit_is_in_both_splits(raw: Built):
     for line in (raw.out / "sources.jsonl").read_text().splitlines():
         row = json.loads(line)
         used[row["split"]].update(row["digits"])
-    assert used["train2017"] and used["val2017"]
+    assert used["train2017"]
+    assert used["val2017"]
     assert not used["train2017"] & used["val2017"]
 
 
@@ -77,7 +78,10 @@ def test_boxes_hold_the_ink(raw: Built):
         pixels = np.asarray(Image.open(raw.out / "images" / split / f"{image_id:012d}.jpg"), int).max(-1)
         outside = np.ones_like(pixels, bool)
         for _, (x, y, w, h) in objects:
-            assert 0 <= x and 0 <= y and x + w <= TINY.canvas and y + h <= TINY.canvas
+            assert x >= 0
+            assert y >= 0
+            assert x + w <= TINY.canvas
+            assert y + h <= TINY.canvas
             assert pixels[y : y + h, x : x + w].max() > 150
             outside[y : y + h, x : x + w] = False
         # JPEG blocks smear a little ink over the edge of a box.
@@ -93,7 +97,8 @@ def test_questions_have_ten_equal_true_answers(raw: Built):
         digits = [name for name, _ in scenes[question["image_id"]]]
         annotation = annotations[question["question_id"]]
         (answer,) = {a["answer"] for a in annotation["answers"]}
-        assert len(annotation["answers"]) == 10 and answer == annotation["multiple_choice_answer"]
+        assert len(annotation["answers"]) == 10
+        assert answer == annotation["multiple_choice_answer"]
         text = question["question"]
         if text.startswith("How many"):
             assert answer == str(len(digits))
@@ -117,7 +122,8 @@ def test_referring_expressions_name_one_object_of_the_scene(raw: Built):
         for sentence in ref["sentences"]:
             text = sentence["sent"]
             if digit := re.search(r"\d", text):
-                assert digit[0] == name and [n for n, _ in objects].count(name) == 1
+                assert digit[0] == name
+                assert [n for n, _ in objects].count(name) == 1
             centres = [(bx + bw / 2, by + bh / 2) for _, (bx, by, bw, bh) in objects]
             mine = (x + w / 2, y + h / 2)
             expected = {

@@ -73,7 +73,7 @@ def test_what_is_missing_is_named(raw: Path, tmp_path: Path, role: str, spoil, m
 def test_a_folder_that_vanished_after_the_import_is_named(raw: Path, tmp_path: Path):
     imported = run_stage(IMPORT_RAW, ImportSpec(), tmp_path, **_inputs(raw))
     shutil.rmtree(raw / "images")
-    with pytest.raises(StageError, match="images = .*: the folder was imported but is gone"):
+    with pytest.raises(StageError, match=r"images = .*: the folder was imported but is gone"):
         run_stage(BUILD_COCO, CocoSpec(), tmp_path / "coco", raw=imported.artifact)
 
 

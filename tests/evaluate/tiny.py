@@ -77,11 +77,10 @@ def build_datasets(folder: Path, *, train: list[Scene], validation: list[Scene])
         },
         "objects": tfds.features.Sequence({**box, "is_crowd": np.bool_, "label": label}),
     })  # fmt: skip
+    expressions = tfds.features.Sequence({"refexp_id": np.int64, "raw": tfds.features.Text()})
     refcoco = tfds.features.FeaturesDict({
         **common,
-        "objects": tfds.features.Sequence(
-            {**box, "label": label, "refexp": tfds.features.Sequence({"refexp_id": np.int64, "raw": tfds.features.Text()})}
-        ),
+        "objects": tfds.features.Sequence({**box, "label": label, "refexp": expressions}),
     })  # fmt: skip
 
     def coco_row(i: int, scene: Scene) -> dict:

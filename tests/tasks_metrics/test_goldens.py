@@ -1,4 +1,4 @@
-"""The metrics against figures from the original code and from published scorers; skipped where those are not at hand."""
+"""The metrics against figures from the original code and from published scorers; skipped where those are missing."""
 
 from __future__ import annotations
 

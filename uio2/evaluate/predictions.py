@@ -21,7 +21,7 @@ Row:
 | targets | list of accepted answers; for VQA all annotators', for captions all references |
 | image_id | id in the dataset |
 | image_info | the 11 numbers that place the source image on the canvas (`uio2.tasks.locations.undo_box`) |
-| true_box | `[y1, x1, y2, x2]` in source pixels, or null: the answer (referring expression) or the question (box class) |
+| true_box | `[y1, x1, y2, x2]` in source pixels, or null: the answer (referring expression) or question (box class) |
 | question | what was asked in the dataset's own words: a question, an expression; empty where there is none |
 
 A reader accepts a set only if it holds exactly one row per example. Shards appear by rename, `predictions.json` last.
@@ -136,11 +136,12 @@ def write_index(folder: Path, *, tasks: Mapping[str, Mapping[str, int]]) -> None
 
 def read_shard(path: Path) -> tuple[Header, list[Prediction]]:
     """Header and rows of one shard; PredictionsError if it is cut short, damaged or of another version."""
-    number, line = 0, ""
+    number = 0
     try:
         with open(path, encoding="utf-8") as f:
             parsed = []
-            for number, line in enumerate(f, 1):
+            for line in f:
+                number += 1
                 parsed.append(json.loads(line))
         header = Header.from_json(parsed[0], path=path)
         rows = [Prediction.from_json(row) for row in parsed[1:]]

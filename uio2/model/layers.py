@@ -61,7 +61,7 @@ class Embedding(nnx.Module):
     def __init__(self, rows: int, features: int, *, rngs: nnx.Rngs):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (rows, features)))
 
-    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
+    def __call__(self, ids: Int[Array, "*b"]) -> Float[Array, "*b d"]:
         # `fill` drops ids beyond the table; negative ids would wrap, so send them beyond it.
         table = self.embedding[...]
         return jnp.take(table, jnp.where(ids < 0, table.shape[0], ids), axis=0, mode="fill", fill_value=0.0)

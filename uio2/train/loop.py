@@ -93,7 +93,7 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
                     context.metric(done, {k: v for k, v in row.items() if k != "step"})
                     context.progress(done, loop.steps, f"{loop.label} loss {row['loss']:.4f}")
                 # A checkpoint falls on a logged step, so that no half-summed row is lost with it.
-                if (done % loop.checkpoint_every == 0 and not sums and done < loop.steps) or stop.asked and not sums:
+                if (done % loop.checkpoint_every == 0 and not sums and done < loop.steps) or (stop.asked and not sums):
                     manager.save(done, args=ocp.args.StandardSave(state))
                     if stop.asked:
                         manager.wait_until_finished()
