@@ -73,7 +73,8 @@ def load_digit_images() -> tuple[np.ndarray, np.ndarray]:
 def split_sources(labels: np.ndarray, *, validation_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the digits for train and for validation: disjoint, with equal class shares."""
     rng = np.random.default_rng(seed)
-    train, validation = [], []
+    train: list[int] = []
+    validation: list[int] = []
     for digit in range(DIGIT_CLASSES):
         rows = rng.permutation(np.flatnonzero(labels == digit))
         cut = max(1, round(len(rows) * validation_fraction))

@@ -50,7 +50,9 @@ def _from_coco(inputs: Mapping[str, Artifact], *, split: str, limit: int) -> dic
         captions.update(_texts(example.get("captions", {}).get("text", ())))
         for given in _rows(example.get("vqa", {}).get("answers", ())):
             # Questions with fewer than ten annotators are filled up with empty answers.
-            answers.update([_most_frequent(Counter(text for text in _texts(given) if text))])
+            answer = _most_frequent(Counter(text for text in _texts(given) if text))
+            if answer is not None:
+                answers[answer] += 1
         labels.update(names[i] for i in example["objects"]["label"])
     return {
         CAPTION.name: _most_frequent(captions),
@@ -74,9 +76,8 @@ def _mean_box(inputs: Mapping[str, Artifact], *, split: str, limit: int) -> Base
     return y1, x1, y2, x2
 
 
-def _most_frequent(counts: Counter[str | None]) -> str | None:
-    known = {text: n for text, n in counts.items() if text is not None}
-    return min(known, key=lambda text: (-known[text], text)) if known else None
+def _most_frequent(counts: Counter[str]) -> str | None:
+    return min(counts, key=lambda text: (-counts[text], text)) if counts else None
 
 
 def _rows(value: Any) -> Iterable[Any]:

@@ -106,7 +106,7 @@ class _Plan:
             decoding={"method": "greedy", "max_length": longest},
             checkpoint=context.inputs["checkpoint"].digest,
             tokenizer=context.inputs["tokenizer"].digest,
-            input_size=tuple(mixture.recipe.image_size),
+            input_size=mixture.recipe.image_size,
         )
         question = question_pattern(mixture.task(task).prompts)
         return cls(task, rows, per_shard, spec.batch_size, header, context.work, question)
@@ -202,9 +202,14 @@ class _Plan:
             targets=tuple(about["all_targets"]),
             image_id=int(about["image_id"]),
             image_info=tuple(float(v) for v in about["image_info"]),
-            true_box=None if box is None else tuple(round(float(v), PIXEL_DECIMALS) for v in box),
+            true_box=None if box is None else _pixels(box),
             question=asked.group(1) if asked else "",
         )
+
+
+def _pixels(box: Sequence[float]) -> tuple[float, float, float, float]:
+    y1, x1, y2, x2 = (round(float(v), PIXEL_DECIMALS) for v in box)
+    return y1, x1, y2, x2
 
 
 def up_to_end(ids: Sequence[int]) -> list[int]:
@@ -213,7 +218,7 @@ def up_to_end(ids: Sequence[int]) -> list[int]:
 
 
 def question_pattern(prompts: str) -> re.Pattern[str] | None:
-    """What finds a question or expression in the evaluation prompt of a family; None where it asks nothing of its own."""
+    """What finds a question or expression in the evaluation prompt of a family; None where it asks nothing."""
     from uio2.tasks.prompts import load_prompts, segments
 
     found = segments(load_prompts(prompts).evaluation)

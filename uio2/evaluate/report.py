@@ -31,7 +31,8 @@ def run(spec: ReportSpec, context: StageContext) -> Mapping[str, Any]:
     inputs = context.inputs
     metrics = read_metrics(inputs["score"].path)
     lines = _read_lines(inputs["score"].path / PER_EXAMPLE)
-    sections, wanted = [], {}
+    sections: list[dict[str, Any]] = []
+    wanted: dict[str, set[int]] = {}
     for done, (task, about) in enumerate(metrics["tasks"].items()):
         context.progress(done, len(metrics["tasks"]) + 2, f"examples of {task}")
         section = _section(spec, context, task=task, about=about, lines=lines.get(task, {}))

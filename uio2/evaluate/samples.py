@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from uio2.evaluate.families import BOX_CLASSIFICATION, CAPTION, REFEXP, VQA, Family
 from uio2.evaluate.predictions import Prediction
@@ -102,7 +102,8 @@ def card_of(family: Family, *, scored: Scored) -> Card:
     answer, boxes, truth = row.text or "(nothing)", [], row.targets
     if family is REFEXP:
         truth = ()
-        boxes.append(_rectangle(row.true_box, role="true"))
+        true_box = cast(Sequence[float], row.true_box)  # scoring refuses a row without
+        boxes.append(_rectangle(true_box, role="true"))
         if scored.line["answer"] is None:
             answer = f"no box: {answer}"
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -37,11 +38,13 @@ class Scores:
 
     def interval(self, metric: str, *, name: str, seed: int, resamples: int, confidence: float) -> Interval:
         """The figure of the set with its bootstrap interval; `name` decides the draws."""
-        settings = {"name": name, "seed": seed, "resamples": resamples, "confidence": confidence}
         if metric in self.corpus:
             sums, statistic = self.corpus[metric]
-            return bootstrap(sums, statistic=statistic, **settings)
-        return bootstrap_mean(self.per_example[metric], **settings)
+            return bootstrap(
+                sums, statistic=statistic, name=name, seed=seed, resamples=resamples, confidence=confidence
+            )
+        scores = self.per_example[metric]
+        return bootstrap_mean(scores, name=name, seed=seed, resamples=resamples, confidence=confidence)
 
     def value(self, metric: str) -> float:
         """The figure of the set."""
@@ -60,7 +63,7 @@ def answers_of(family: Family, *, header: Header, rows: Sequence[Prediction]) ->
 
 def baseline_answers(family: Family, *, baseline: Baseline, rows: Sequence[Prediction]) -> list[Answer]:
     """The baseline's answer to each row; its box is a fraction of the image and becomes pixels here."""
-    if family is not REFEXP or baseline is None:
+    if family is not REFEXP or baseline is None or isinstance(baseline, str):
         return [baseline] * len(rows)
     out: list[Answer] = []
     for row in rows:
@@ -84,8 +87,8 @@ def score_answers(family: Family, *, rows: Sequence[Prediction], answers: Sequen
       PredictionsError: a row lacks what its family is scored against.
     """
     _check_targets(family, rows)
-    texts = ["" if a is None else a for a in answers]
-    match = np.array([exact_match(str(t), targets=r.targets) for t, r in zip(texts, rows, strict=True)])
+    texts = ["" if a is None else str(a) for a in answers]
+    match = np.array([exact_match(t, targets=r.targets) for t, r in zip(texts, rows, strict=True)])
     if family is VQA:
         score = np.array([_vqa(t, row) for t, row in zip(texts, rows, strict=True)])
         return Scores({"exact_match": match, "score": score})
@@ -93,7 +96,10 @@ def score_answers(family: Family, *, rows: Sequence[Prediction], answers: Sequen
         return Scores({"exact_match": match})
     if family is CAPTION:
         return _caption_scores(match, rows=rows, texts=texts)
-    pairs = [refexp_scores(a, true=r.true_box) for a, r in zip(answers, rows, strict=True)]
+    # Answers of this family are boxes, and a row without a true one was refused above.
+    boxes = cast(Sequence[Sequence[float] | None], answers)
+    truths = cast(Sequence[Sequence[float]], [row.true_box for row in rows])
+    pairs = [refexp_scores(box, true=true) for box, true in zip(boxes, truths, strict=True)]
     return Scores({name: np.array([p[name] for p in pairs]) for name in REFEXP.metrics})
 
 

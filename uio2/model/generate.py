@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from uio2.model.attention import attend
@@ -33,7 +35,7 @@ class GenerateOutput:
     logprobs: Float[Array, "b t"]
 
 
-def generate(model: UnifiedIO2, batch: Batch, *, max_length: int) -> GenerateOutput:
+def generate(model: UnifiedIO2, batch: Mapping[str, ArrayLike], *, max_length: int) -> GenerateOutput:
     """Decodes text greedily.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 from flax import nnx
 
 
-class Stack(nnx.Module):
+class Stack[Layer: nnx.Module](nnx.Module):
     """`length` copies of one module; every parameter has a leading layer axis.
 
     Args:
@@ -18,13 +19,13 @@ class Stack(nnx.Module):
       unroll: layers per scan step; 0 means all.
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module], *, length: int, unroll: int, rngs: nnx.Rngs):
+    def __init__(self, make: Callable[[nnx.Rngs], Layer], *, length: int, unroll: int, rngs: nnx.Rngs):
         @nnx.split_rngs(splits=length)
         @nnx.vmap(in_axes=0, out_axes=0)
-        def create(rngs: nnx.Rngs) -> nnx.Module:
+        def create(rngs: nnx.Rngs) -> Layer:
             return make(rngs)
 
-        self.layers = create(rngs)
+        self.layers: Layer = create(rngs)
         self.length = length
         self.unroll = unroll or length
 
@@ -42,8 +43,8 @@ class Stack(nnx.Module):
 
         return jax.lax.scan(body, carry, state, unroll=self.unroll)
 
-    def unstacked(self) -> Iterator[nnx.Module]:
+    def unstacked(self) -> Iterator[Layer]:
         """The layers one by one, for decoding, where each keeps its own cache."""
         graph, state = nnx.split(self.layers)
         for i in range(self.length):
-            yield nnx.merge(graph, jax.tree.map(lambda leaf: leaf[i], state))
+            yield nnx.merge(graph, jax.tree.map(operator.itemgetter(i), state))

@@ -38,11 +38,19 @@ def assemble(segments: list[Segment]) -> Segment:
     if len(segments) == 1:
         return segments[0]
 
-    def join(name: str) -> Array | None:
-        parts = [getattr(s, name) for s in segments]
-        return None if any(p is None for p in parts) else jnp.concatenate(parts, axis=1)
+    def join(parts: list[Array]) -> Array:
+        return jnp.concatenate(parts, axis=1)
 
-    return Segment(join("embed"), join("mask"), join("rotary"), join("segment_ids"))
+    def join_if_all(parts: list[Array | None]) -> Array | None:
+        known = [part for part in parts if part is not None]
+        return join(known) if len(known) == len(parts) else None
+
+    return Segment(
+        join([s.embed for s in segments]),
+        join([s.mask for s in segments]),
+        join_if_all([s.rotary for s in segments]),
+        join_if_all([s.segment_ids for s in segments]),
+    )
 
 
 def _attention(config: ModelConfig, rngs: nnx.Rngs) -> Attention:
@@ -122,7 +130,7 @@ class Decoder(nnx.Module):
                 cross_mask=cross_mask,
                 rotary=row.rotary,
                 encoded_rotary=source.rotary,
-            ),  # fmt: skip
+            ),
             row.embed,
         )
         return self.norm(x)

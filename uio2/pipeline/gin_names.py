@@ -115,7 +115,7 @@ class Names:
 class _Delegate(config_parser.ParserDelegate):
     """Collects references and macros while gin's parser reads the values."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.references: list[str] = []
         self.macros: list[str] = []
 

@@ -112,7 +112,7 @@ def _plan_stage(stage: Stage, inputs: Mapping[str, Artifact | None], *, name: st
     newest = store.newest(name)
     changes = differences(newest[0], recipe_of(stage, ready), unknown=waiting) if newest else ()
     if waiting:
-        names = ", ".join(sorted({stage.inputs[key].name for key in waiting}))  # type: ignore[union-attr]
+        names = ", ".join(sorted({stage.inputs[key].name for key in waiting}))  # type: ignore[union-attr]  # only stages wait
         return StagePlan(stage.name, WAITS, f"would run unless the new output of {names} is the same", changes)
     fingerprint = stage.fingerprint({key: artifact.digest for key, artifact in ready.items()})
     found = published(store, fingerprint, name=name, inputs=ready)

@@ -81,7 +81,7 @@ class Feed:
             )
         rows = batch_size // num_hosts
         first, step = start_step * batch_size + host * rows, batch_size
-        for batch in self._dataset(first, step, rows).as_numpy_iterator():
+        for batch in self._dataset((first, step, rows)).as_numpy_iterator():
             self.stats.examples += rows
             self.stats.cut_inputs += int((batch.pop("meta/length_inputs") > self._mixture.recipe.text_inputs).sum())
             self.stats.cut_targets += int((batch.pop("meta/length_targets") > self._mixture.recipe.text_targets).sum())
@@ -119,7 +119,7 @@ class Feed:
 
         return source.unbatch().map(stage1, num_parallel_calls=self._parallel, deterministic=True)
 
-    def _dataset(self, *where: int) -> tf.data.Dataset:
+    def _dataset(self, where: tuple[int, int, int]) -> tf.data.Dataset:
         parts = [self._task_dataset(n, where) for n in range(len(self._schedule.tasks))]
         merged = parts[0]
         if len(parts) > 1:

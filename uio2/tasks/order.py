@@ -21,7 +21,7 @@ BLOCK = 1000
 
 def hash64(*keys: int | np.ndarray) -> np.ndarray:
     """uint64 hash of integers; arrays broadcast."""
-    state = np.uint64(0)
+    state: np.ndarray | np.uint64 = np.uint64(0)
     with np.errstate(over="ignore"):
         for key in keys:
             x = np.asarray(key).astype(np.uint64) ^ state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import tensorflow as tf
 
 from uio2.tasks import boxes
@@ -35,4 +37,5 @@ class ReferringExpression(Task):
               setting: Setting) -> Texts:  # fmt: skip
         refexp = record["objects"]["refexp"]
         expression = tf.strings.lower(clean(refexp["raw"].flat_values[item]), encoding="utf-8")
-        return Texts({"expression": expression}, box_text, box_text[None], refexp["refexp_id"].flat_values[item])
+        target = cast(tf.Tensor, box_text)  # there, since `has_box`
+        return Texts({"expression": expression}, target, target[None], refexp["refexp_id"].flat_values[item])

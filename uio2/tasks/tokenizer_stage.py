@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import sentencepiece
 import tensorflow as tf
-from sentencepiece import sentencepiece_model_pb2
 
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.tasks import prompts
 from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.specs import TokenizerSpec
-from uio2.tasks.vocabulary import NUM_SPECIAL, UnifiedVocabulary
+from uio2.tasks.vocabulary import NUM_SPECIAL, ModelProto, UnifiedVocabulary
 
 # Path of a text in a record, and whether tasks lower-case it.
 TEXT_FIELDS = {
@@ -135,7 +134,7 @@ def train(lines: list[str], *, spec: TokenizerSpec) -> bytes:
             f"TokenizerSpec.vocab_size is {spec.vocab_size}: SentencePiece cannot train on {len(lines)} lines "
             f"({error}); raise vocab_size"
         ) from error
-    model = sentencepiece_model_pb2.ModelProto.FromString(out.getvalue())
+    model = ModelProto.FromString(out.getvalue())
     for field in ("input", "model_prefix"):
         model.trainer_spec.ClearField(field)
     return model.SerializeToString(deterministic=True)

@@ -20,7 +20,7 @@ import sentencepiece
 import seqio
 import tensorflow as tf
 import tensorflow_text as tf_text
-from sentencepiece import sentencepiece_model_pb2
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made at run time
 
 from uio2.tasks.locations import EXTRA_IDS
 
@@ -58,7 +58,7 @@ def extend_model(base: bytes, *, source: str = "tokenizer") -> bytes:
     Raises:
       VocabularyError: not a SentencePiece model, a control piece is missing, or it is extended already.
     """
-    model = sentencepiece_model_pb2.ModelProto()
+    model = ModelProto()
     try:
         model.ParseFromString(base)
     except Exception as error:  # protobuf's DecodeError has moved between its releases

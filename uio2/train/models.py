@@ -24,7 +24,9 @@ def model_config(preset: str, overrides: Mapping[str, Any]) -> ModelConfig:
         _check_fields("model_overrides.vit", changes["vit"], VitConfig)
         changes["vit"] = dataclasses.replace(config.vit, **changes["vit"])
     _check_fields("model_overrides", changes, ModelConfig)
-    return dataclasses.replace(config, **{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    # JSON and gin give lists where the config has tuples.
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
+    return dataclasses.replace(config, **fields)
 
 
 def _check_fields(where: str, given: Mapping[str, Any], klass: type) -> None:
@@ -37,7 +39,7 @@ def _check_fields(where: str, given: Mapping[str, Any], klass: type) -> None:
             )
 
 
-def functional(module: nnx.Module) -> tuple[Callable[[Any], nnx.Module], Any]:
+def functional[M: nnx.Module](module: M) -> tuple[Callable[[Any], M], Any]:
     """(parameters -> module, parameters): what `jax.jit` and optax work on."""
     graph, params = nnx.split(module, nnx.Param)
     return (lambda values: nnx.merge(graph, values)), params
