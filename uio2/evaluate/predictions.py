@@ -36,6 +36,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from uio2.pipeline.atomic import write_text
+
 FORMAT = "uio2-predictions"
 VERSION = 1
 INDEX = "predictions.json"
@@ -127,11 +129,8 @@ def write_shard(folder: Path, *, header: Header, rows: Sequence[Prediction]) -> 
 
 def write_index(folder: Path, *, tasks: Mapping[str, Mapping[str, int]]) -> None:
     """Writes `predictions.json`, the mark that all shards are there."""
-    temporary = folder / (INDEX + ".tmp")
-    temporary.write_text(
-        json.dumps({"format": FORMAT, "version": VERSION, "tasks": tasks}, indent=1, sort_keys=True) + "\n"
-    )
-    temporary.replace(folder / INDEX)
+    index = {"format": FORMAT, "version": VERSION, "tasks": tasks}
+    write_text(folder / INDEX, json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 
 def read_shard(path: Path) -> tuple[Header, list[Prediction]]:

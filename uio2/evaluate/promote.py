@@ -15,6 +15,7 @@ from typing import Any
 from uio2.evaluate.specs import PromoteSpec
 from uio2.evaluate.summary import MetricRow, read_rows
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext
 
 VERSION = 1
@@ -60,10 +61,7 @@ def run(spec: PromoteSpec, context: StageContext) -> Mapping[str, Any]:
         "checks": [dataclasses.asdict(check) for check in checks],
         "metrics": metrics,
     }
-    path = context.out / MODEL
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(decision, indent=1, allow_nan=False) + "\n")
-    temporary.replace(path)
+    write_text(context.out / MODEL, json.dumps(decision, indent=1, allow_nan=False) + "\n")
     failed = [check.reason for check in checks if not check.passed]
     context.progress(1, 1, f"{spec.model_name}: promoted" if promoted else f"not promoted: {'; '.join(failed)}")
     return {

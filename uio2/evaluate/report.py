@@ -19,6 +19,7 @@ from uio2.evaluate.pictures import load_pictures
 from uio2.evaluate.score import PER_EXAMPLE
 from uio2.evaluate.specs import ReportSpec
 from uio2.evaluate.summary import metric_rows, read_metrics
+from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
 
 REPORT = "report.html"
@@ -55,9 +56,7 @@ def run(spec: ReportSpec, context: StageContext) -> Mapping[str, Any]:
         lineage=ancestors(inputs),
     )  # fmt: skip
     path = context.out / REPORT
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, page)
     context.progress(len(sections) + 2, len(sections) + 2, f"{len(page) // 1024} KiB, {len(pictures)} pictures")
     return {"report": REPORT, "bytes": path.stat().st_size, "pictures": len(pictures), "metrics": metrics["metrics"]}
 

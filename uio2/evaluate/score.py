@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from uio2.evaluate import predictions as files
@@ -20,6 +19,7 @@ from uio2.evaluate.families import BOX_CLASSIFICATION, Family, family_of, key_pr
 from uio2.evaluate.scoring import Answer, Scores, answers_of, baseline_answers, score_answers, unparsable
 from uio2.evaluate.specs import ScoreSpec
 from uio2.evaluate.summary import METRICS
+from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.tasks.specs import FIRST_TASKS
 
@@ -62,7 +62,7 @@ def run(spec: ScoreSpec, context: StageContext) -> Mapping[str, Any]:
             context.progress(done, steps, f"scored {task}: {len(found.rows)} examples")
             header = found.header
     result |= {"checkpoint": header.checkpoint, "confidence": spec.confidence, "resamples": spec.resamples}
-    _write_json(context.out / METRICS, result)
+    write_text(context.out / METRICS, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     context.metric(0, {key: figure["value"] for key, figure in result["metrics"].items()})
     context.progress(steps, steps, "scored")
     return {
@@ -117,9 +117,3 @@ def _lines(rows: tuple[files.Prediction, ...], answers: list[Answer], own: Score
             "baseline": {name: round(float(s[i]), DECIMALS) for name, s in base.per_example.items()},
         }
         yield json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)

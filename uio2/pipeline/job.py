@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import Stage, StageError, spec_from_json, spec_to_json
 
 EVENTS_VARIABLE = "UIO2_EVENTS_FD"  # the descriptor on which the child writes progress events, one JSON a line
@@ -102,9 +103,7 @@ class Result:
 
     def write(self, attempt: Path) -> None:
         """Writes `result.json` through a rename."""
-        temporary = attempt / ".result.json"
-        temporary.write_text(json.dumps(dataclasses.asdict(self), allow_nan=False))
-        temporary.replace(attempt / "result.json")
+        write_text(attempt / "result.json", json.dumps(dataclasses.asdict(self), allow_nan=False))
 
     @classmethod
     def read(cls, attempt: Path) -> Result | None:

@@ -22,8 +22,11 @@ import optax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
+from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
+from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.sharding import place_batch, replicated
+from uio2.train.specs import TrainSpec, VisionTowerSpec
 
 HISTORY = "history.jsonl"
 Batch = Mapping[str, np.ndarray]
@@ -58,6 +61,24 @@ class Loop:
     mesh: Mesh
     label: str
 
+    @classmethod
+    def of(
+        cls, spec: TrainSpec | VisionTowerSpec, *, loss: LossFn, batches: Callable[[int], Iterator[Batch]], mesh: Mesh,
+        label: str, frozen: tuple[str, ...] = (),
+    ) -> Loop:  # fmt: skip
+        """The loop a stage's recipe asks for; `frozen` as for `make_optimizer`."""
+        return cls(
+            loss=loss,
+            batches=batches,
+            optimizer=make_optimizer(spec.optimizer, steps=spec.steps, frozen=frozen),
+            learning_rate=schedule(spec.optimizer, steps=spec.steps),
+            steps=spec.steps,
+            log_every=spec.log_every,
+            checkpoint_every=spec.checkpoint_every,
+            mesh=mesh,
+            label=label,
+        )
+
 
 def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dict[str, float]]]:
     """Runs to `loop.steps`, from the last checkpoint in `context.work` if there is one.
@@ -75,7 +96,7 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
     with _manager(context.work / "checkpoints") as manager, _StopSignal() as stop:
         state, first = _restore(manager, state)
         history = _read_history(history_path, up_to=first)
-        _write_history(history_path, history)
+        write_text(history_path, history_text(history))
         sums: dict[str, jax.Array] = {}
         with history_path.open("a", encoding="utf-8") as log:
             batches = loop.batches(first) if first < loop.steps else iter(())
@@ -136,12 +157,6 @@ def _read_history(path: Path, *, up_to: int) -> list[dict[str, float]]:
             break  # the line a kill cut short
         rows.append(json.loads(line))
     return [row for row in rows if row["step"] <= up_to]
-
-
-def _write_history(path: Path, rows: list[dict[str, float]]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(history_text(rows), encoding="utf-8")
-    temporary.replace(path)
 
 
 def history_text(rows: list[dict[str, float]]) -> str:
