@@ -16,7 +16,6 @@ from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import open_mixture
 from uio2.train.loop import HISTORY, Loop, history_text, train
 from uio2.train.models import functional, model_config
-from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
@@ -44,16 +43,13 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     mesh = data_mesh(batch_size=spec.batch_size)
     module, params = functional(make_model(config, seed=spec.seed, vision=inputs.get("vision")))
     feed = Feed(mixture, seed=spec.seed)
-    loop = Loop(
+    loop = Loop.of(
+        spec,
         loss=lambda values, batch: multimodal_loss(module(values)(batch), z_loss=spec.z_loss),
         batches=lambda step: feed.batches(batch_size=spec.batch_size, start_step=step),
-        optimizer=make_optimizer(spec.optimizer, steps=spec.steps, frozen=(VIT,) if config.freeze_vit else ()),
-        learning_rate=schedule(spec.optimizer, steps=spec.steps),
-        steps=spec.steps,
-        log_every=spec.log_every,
-        checkpoint_every=spec.checkpoint_every,
         mesh=mesh,
         label="train",
+        frozen=(VIT,) if config.freeze_vit else (),
     )
     params, history = train(loop, params, context)
     model = module(params)
