@@ -111,7 +111,8 @@ def test_batches_split_over_devices_train_alike():
     """)
     losses = []
     for devices in (1, 4):
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         losses.append(json.loads(done.stdout.splitlines()[-1]))
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tests.evaluate import tiny
 from uio2.model.checkpoint import native, tree
 from uio2.model.config import ConfigError, ModelConfig
+from uio2.tasks.mixture import MixtureError
 from uio2.train import train_stage, vision_tower
-from uio2.train.models import model_config
 from uio2.train.specs import OptimizerSpec, TrainSpec, VisionTowerSpec
 
 SMALL = {
@@ -39,10 +39,11 @@ def test_an_image_without_objects_is_background():
 
 
 def test_overrides_are_checked():
-    assert model_config("digits", {"image_size": [64, 64]}).image_size == (64, 64)
-    assert model_config("digits", {"vit": {"num_layers": 2}}).vit.num_layers == 2
+    assert ModelConfig.preset("digits").with_overrides({"image_size": [64, 64]}).image_size == (64, 64)
+    assert ModelConfig.preset("digits").with_overrides({"vit": {"num_layers": 2}}).vit.num_layers == 2
+    assert VisionTowerSpec().model_config["image_size"] == [96, 96]
     with pytest.raises(ConfigError, match="did you mean 'emb_dim'"):
-        model_config("digits", {"emb_dims": 3})
+        ModelConfig.preset("digits").with_overrides({"emb_dims": 3})
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_the_tower_learns_and_moves_into_the_model(tower):
     rows = [line for line in (artifact.path / "history.jsonl").read_text().splitlines() if line]
     assert len(rows) == 3
     assert stats["classes"] == 10
-    config = model_config("digits", SMALL)
+    config = ModelConfig.preset("digits").with_overrides(SMALL)
     fresh = train_stage.make_model(config, seed=0, vision=None)
     placed = train_stage.make_model(config, seed=0, vision=artifact)
     stored = native.load_arrays(artifact.path / "vit")
@@ -74,7 +75,7 @@ def test_the_tower_learns_and_moves_into_the_model(tower):
 
 def test_a_tower_of_another_size_is_refused(tower):
     artifact, _ = tower
-    other = model_config("digits", SMALL | {"vit": {**SMALL["vit"], "mlp_dim": 80}})
+    other = ModelConfig.preset("digits").with_overrides(SMALL | {"vit": {**SMALL["vit"], "mlp_dim": 80}})
     with pytest.raises(tree.CheckpointError, match="misshapen"):
         train_stage.make_model(other, seed=0, vision=artifact)
 
@@ -98,6 +99,6 @@ def test_the_model_learns_the_mixture(world, tower, tmp_path):
 
 def test_a_model_too_small_for_the_tokenizer_is_refused(world, tmp_path):
     inputs = {name: world.inputs[name] for name in ("mixture", "coco", "refcoco", "tokenizer")}
-    spec = TrainSpec(model_overrides=SMALL | {"text_vocab_size": 128}, steps=1, batch_size=8, log_every=1, checkpoint_every=1)
-    with pytest.raises(Exception, match="text_vocab_size is 128"):
+    spec = TrainSpec(model_overrides=SMALL | {"text_vocab_size": 128}, steps=1, log_every=1, checkpoint_every=1)
+    with pytest.raises(MixtureError, match="text_vocab_size is 128"):
         train_stage.run(spec, tiny.context(tmp_path, **inputs))

@@ -7,6 +7,7 @@ A config round-trips through JSON, and `from_reference` reads the structure of t
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -142,6 +143,19 @@ class ModelConfig:
             raise ConfigError(f"unknown model preset {name!r}; known: {', '.join(PRESETS)}")
         return PRESETS[name]
 
+    def with_overrides(self, changes: Mapping[str, Any]) -> ModelConfig:
+        """This config with fields replaced; `vit` takes a mapping of its own fields.
+
+        Raises:
+          ConfigError: an unknown field, with the nearest known one.
+        """
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()}
+        _check_fields("model_overrides", values, ModelConfig)
+        if "vit" in values:
+            _check_fields("model_overrides.vit", values["vit"], VitConfig)
+            values["vit"] = dataclasses.replace(self.vit, **values["vit"])
+        return dataclasses.replace(self, **values)
+
     @classmethod
     def from_reference(cls, values: Mapping[str, Any]) -> ModelConfig:
         """The published structure: `T5Config`, `ImageVitFeatureConfig` (or their snake_case names)."""
@@ -162,6 +176,15 @@ class ModelConfig:
                 num_positions=vit["num_pos"],
             ),
         )
+
+
+def _check_fields(where: str, given: Mapping[str, Any], klass: type) -> None:
+    known = [f.name for f in dataclasses.fields(klass)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{where} names {name!r}, unknown to {klass.__name__}{hint}")
 
 
 def _published(emb_dim: int, num_heads: int, head_dim: int, mlp_dim: int, layers: int) -> ModelConfig:

@@ -142,7 +142,9 @@ def spec_from_json(cls: type, value: Any) -> Any:
     if not dataclasses.is_dataclass(cls):
         raise StageError(f"spec class {cls!r} is not a dataclass; declare it with @dataclass(frozen=True)")
     hints = typing.get_type_hints(cls)
-    return cls(**{name: _from_json(hints.get(name, Any), item) for name, item in value.items()})
+    # Fields a spec derives from others (`init=False`) enter the fingerprint and are derived again here.
+    derived = {field.name for field in dataclasses.fields(cls) if not field.init}
+    return cls(**{k: _from_json(hints.get(k, Any), item) for k, item in value.items() if k not in derived})
 
 
 def _from_json(hint: Any, value: Any) -> Any:

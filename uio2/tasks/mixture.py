@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from uio2.model.config import ModelConfig
+from uio2.pipeline.stage import spec_from_json
 from uio2.tasks.box_classification import BoxClassification
 from uio2.tasks.captioning import Captioning
 from uio2.tasks.datasets import DatasetError, StoredDataset
@@ -162,7 +163,7 @@ def open_mixture(folder: str | Path, *, datasets: Mapping[str, str | Path], toke
     if not path.is_file():
         raise MixtureError(f"{path}: no such file; expected the artifact of a register stage")
     values = json.loads(path.read_text())
-    recipe = RegisterSpec(**values["recipe"])
+    recipe = spec_from_json(RegisterSpec, values["recipe"])
     mixture = make_mixture(recipe, datasets=datasets, tokenizer=tokenizer, counts_at=Path(folder))
     if mixture.vocabulary.sha256 != values["tokenizer"]["sha256"]:
         raise MixtureError(f"{tokenizer}: another tokenizer than the mixture was registered with; register again")

@@ -7,6 +7,7 @@ later stage scans the data again). No path of a dataset is written: identity exc
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Mapping
@@ -36,6 +37,11 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
         raise StageError(f"register has inputs {sorted(context.inputs)}; expected one named 'tokenizer'")
     directories = {k: dataset_directory(a) for k, a in context.inputs.items() if k in DATASETS}
     mixture = make_mixture(spec, datasets=directories, tokenizer=context.inputs["tokenizer"].path)
+    only_evaluated = _untrainable(mixture) if spec.untrainable == "evaluate" else []
+    if only_evaluated:
+        print(f"only evaluated, their train split holds no example: {', '.join(only_evaluated)}")
+        spec = dataclasses.replace(spec, rates={**spec.rates, **dict.fromkeys(only_evaluated, 0.0)})
+        mixture = dataclasses.replace(mixture, recipe=spec)
     tasks: dict[str, Any] = {}
     for number, name in enumerate(mixture.tasks):
         context.progress(number, len(mixture.tasks), f"checking {name}")
@@ -55,7 +61,20 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
     canonical_json(values)  # refuses what JSON cannot hold before anything is written
     (context.out / MIXTURE_FILE).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
     context.progress(len(tasks), len(tasks), "registered")
-    return {"tasks": {name: task["splits"] for name, task in tasks.items()}, "padded_size": vocabulary.padded_size}
+    return {
+        "tasks": {name: task["splits"] for name, task in tasks.items()},
+        "only_evaluated": only_evaluated,
+        "padded_size": vocabulary.padded_size,
+    }
+
+
+def _untrainable(mixture: Mixture) -> list[str]:
+    """Tasks with a rate that have evaluation examples and no training ones."""
+    return [
+        name
+        for name, rate in mixture.recipe.rates.items()
+        if rate > 0 and not mixture.counts(name, "train").sum() and mixture.counts(name, "validation").sum()
+    ]
 
 
 def _check(mixture: Mixture, name: str, context: StageContext) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from uio2.model.config import ModelConfig
 from uio2.pipeline.stage import StageError, StageType
 
 
@@ -48,7 +50,9 @@ class VisionTowerSpec:
       optimizer: its schedule ends at `steps`.
       foreground_weight: weight of the class loss on patches that hold an object.
       box_weight: weight of the box loss.
+      colour_weight: weight of the loss on each patch's mean colour.
       checkpoint_every, log_every: steps.
+      model_config: derived: every field of the model, so that a changed preset is a changed recipe.
     """
 
     model: str = "digits"
@@ -59,10 +63,13 @@ class VisionTowerSpec:
     optimizer: OptimizerSpec = OptimizerSpec(learning_rate=4e-3)
     foreground_weight: float = 5.0
     box_weight: float = 1.0
+    colour_weight: float = 1.0
     checkpoint_every: int = 500
     log_every: int = 50
+    model_config: Mapping[str, Any] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model_config", _model_fields(self.model, self.model_overrides))
         check_counts(self, "steps", "batch_size", "checkpoint_every", "log_every")
 
 
@@ -77,6 +84,7 @@ class TrainSpec:
       optimizer: its schedule ends at `steps`.
       z_loss: weight of the squared log-normaliser.
       checkpoint_every, log_every: steps.
+      model_config: derived: every field of the model, so that a changed preset is a changed recipe.
     """
 
     model: str = "digits"
@@ -88,9 +96,15 @@ class TrainSpec:
     z_loss: float = 1e-4
     checkpoint_every: int = 500
     log_every: int = 50
+    model_config: Mapping[str, Any] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model_config", _model_fields(self.model, self.model_overrides))
         check_counts(self, "steps", "batch_size", "checkpoint_every", "log_every")
+
+
+def _model_fields(preset: str, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    return json.loads(ModelConfig.preset(preset).with_overrides(overrides).to_json())
 
 
 def check_counts(spec: Any, *fields: str) -> None:

@@ -15,7 +15,7 @@ from uio2.pipeline.stage import StageContext
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import open_mixture
 from uio2.train.loop import HISTORY, Loop, history_text, train
-from uio2.train.models import functional, model_config
+from uio2.train.models import functional
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
@@ -32,7 +32,7 @@ def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> Un
 
 def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`."""
-    config = model_config(spec.model, spec.model_overrides)
+    config = ModelConfig.from_dict(spec.model_config)
     inputs = context.inputs
     mixture = open_mixture(
         inputs["mixture"].path,

@@ -2,8 +2,9 @@
 
 The published model starts from a pre-trained vision tower and never trains it; a small one from scratch
 learns identity far faster from one label per patch than through the text decoder. Each patch predicts the
-class of the object whose box covers its centre (or none) and the distances from its centre to the sides of
-that box, in patches.
+class of the object whose box covers its centre (or none), the distances from its centre to the sides of
+that box, in patches, and its own mean colour: without the last, features that a frozen tower hands on keep no
+colour, and questions about it stay at chance (VQA exact match 0.60 instead of what README.md shows).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.feed import data_options
 from uio2.tasks.order import locate
 from uio2.train.loop import HISTORY, Loop, history_text, train
-from uio2.train.models import functional, model_config
+from uio2.train.models import functional
 from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import VisionTowerSpec
@@ -39,25 +40,27 @@ Batch = dict[str, np.ndarray]
 
 
 class DenseTower(nnx.Module):
-    """The vision transformer under a linear head: `classes` + 1 scores and 4 distances per patch."""
+    """The vision transformer under a linear head: `classes` + 1 scores, 4 distances and 3 colours per patch."""
 
     def __init__(self, config: ModelConfig, *, classes: int, rngs: nnx.Rngs):
         self.vit = VisionTransformer(
             config.vit, patch_dim=config.patch_dim, grid=config.image_grid, unroll=config.scan_unroll, rngs=rngs
         )
-        self.head = Dense(2 * config.vit.emb_dim, classes + 5, bias=True, rngs=rngs)
+        self.head = Dense(2 * config.vit.emb_dim, classes + 8, bias=True, rngs=rngs)
 
-    def __call__(self, batch: Mapping[str, Array]) -> tuple[Float[Array, "b n c"], Float[Array, "b n 4"]]:
+    def __call__(
+        self, batch: Mapping[str, Array]
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b n 4"], Float[Array, "b n 3"]]:
         features = self.vit(batch["image"], mask=batch["mask"], pos_ids=batch["pos_ids"])
         out = self.head(features)
-        return out[..., :-4], out[..., -4:]
+        return out[..., :-7], out[..., -7:-3], out[..., -3:]
 
 
 def dense_loss(
     tower: DenseTower, batch: Mapping[str, Array], *, spec: VisionTowerSpec
 ) -> tuple[Array, dict[str, Array]]:
-    """Weighted cross entropy per patch plus the mean absolute error of the distances on objects."""
-    logits, distances = tower(batch)
+    """Weighted cross entropy per patch, mean absolute error of the distances on objects and of the mean colours."""
+    logits, distances, colours = tower(batch)
     labels, background = batch["label"], logits.shape[-1] - 1
     foreground = (labels != background).astype(jnp.float32) * batch["mask"]
     weights = batch["mask"] * jnp.where(foreground > 0, spec.foreground_weight, 1.0)
@@ -65,9 +68,12 @@ def dense_loss(
     class_loss = (entropy * weights).sum() / jnp.maximum(weights.sum(), 1.0)
     count = jnp.maximum(foreground.sum(), 1.0)
     box_loss = (jnp.abs(distances - batch["distance"]).mean(-1) * foreground).sum() / count
+    pixels = batch["image"].reshape(*batch["image"].shape[:2], -1, 3).mean(2)
+    colour_loss = (jnp.abs(colours - pixels).mean(-1) * weights).sum() / jnp.maximum(weights.sum(), 1.0)
     right = ((logits.argmax(-1) == labels) * foreground).sum() / count
-    loss = class_loss + spec.box_weight * box_loss
-    return loss, {"loss": loss, "class_loss": class_loss, "box_loss": box_loss, "foreground_accuracy": right}
+    loss = class_loss + spec.box_weight * box_loss + spec.colour_weight * colour_loss
+    parts = {"class_loss": class_loss, "box_loss": box_loss, "colour_loss": colour_loss}
+    return loss, {"loss": loss, **parts, "foreground_accuracy": right}
 
 
 def dense_labels(
@@ -151,7 +157,7 @@ class DenseFeed:
 
 def run(spec: VisionTowerSpec, context: StageContext) -> Mapping[str, Any]:
     """Trains and writes `vit/` (arrays under the names they have in the model), `config.json`, `history.jsonl`."""
-    config = model_config(spec.model, spec.model_overrides)
+    config = ModelConfig.from_dict(spec.model_config)
     coco = context.inputs["coco"]
     feed = DenseFeed(StoredDataset(coco.path / coco.stats["tfds_dir"]), config=config, seed=spec.seed)
     tower = DenseTower(config, classes=len(feed.classes), rngs=nnx.Rngs(spec.seed))
