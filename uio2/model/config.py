@@ -149,7 +149,7 @@ class ModelConfig:
         Raises:
           ConfigError: an unknown field, with the nearest known one.
         """
-        values = {name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()}
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()}
         _check_fields("model_overrides", values, ModelConfig)
         if "vit" in values:
             _check_fields("model_overrides.vit", values["vit"], VitConfig)
