@@ -31,7 +31,6 @@ from uio2.tasks.feed import data_options
 from uio2.tasks.order import locate
 from uio2.train.loop import HISTORY, Loop, history_text, train
 from uio2.train.models import functional
-from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import VisionTowerSpec
 
@@ -162,14 +161,10 @@ def run(spec: VisionTowerSpec, context: StageContext) -> Mapping[str, Any]:
     feed = DenseFeed(StoredDataset(coco.path / coco.stats["tfds_dir"]), config=config, seed=spec.seed)
     tower = DenseTower(config, classes=len(feed.classes), rngs=nnx.Rngs(spec.seed))
     module, params = functional(tower)
-    loop = Loop(
+    loop = Loop.of(
+        spec,
         loss=lambda values, batch: dense_loss(module(values), batch, spec=spec),
         batches=lambda step: feed.batches(batch_size=spec.batch_size, start_step=step),
-        optimizer=make_optimizer(spec.optimizer, steps=spec.steps),
-        learning_rate=schedule(spec.optimizer, steps=spec.steps),
-        steps=spec.steps,
-        log_every=spec.log_every,
-        checkpoint_every=spec.checkpoint_every,
         mesh=data_mesh(batch_size=spec.batch_size),
         label="vision tower",
     )
