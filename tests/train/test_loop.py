@@ -43,7 +43,7 @@ def make_loop(*, die_at: int | None = None, poison: int | None = None) -> Loop:
     spec = OptimizerSpec(learning_rate=0.02, warmup_steps=4)
     return Loop(
         loss=loss, batches=batches, optimizer=make_optimizer(spec, steps=STEPS),
-        learning_rate=schedule(spec, steps=STEPS), steps=STEPS, log_every=2, checkpoint_every=6,
+        learning_rate=schedule(spec, steps=STEPS), steps=STEPS, log_every=4, checkpoint_every=3,
         mesh=data_mesh(batch_size=8), label="toy",
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_a_run_killed_anywhere_equals_an_undisturbed_one(tmp_path):
     assert again == history
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), params, expected)))
     lines = (tmp_path / "killed" / "work" / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(2, STEPS + 1, 2))
+    assert [json.loads(line)["step"] for line in lines] == list(range(4, STEPS + 1, 4))
 
 
 def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
@@ -92,11 +92,11 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
 
     _, history = train(dataclasses.replace(loop, batches=watch), initial(), context(tmp_path))
     assert started == [10]
-    assert [row["step"] for row in history] == list(range(2, STEPS + 1, 2))
+    assert [row["step"] for row in history] == list(range(4, STEPS + 1, 4))
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
-    with pytest.raises(StageError, match=r"step 6; lower the learning rate"):
+    with pytest.raises(StageError, match=r"step 8; lower the learning rate"):
         train(make_loop(poison=5), initial(), context(tmp_path))
 
 
@@ -127,7 +127,5 @@ def test_schedule_warms_up_and_decays():
 
 
 def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(StageError, match="multiple of log_every"):
-        TrainSpec(checkpoint_every=75, log_every=50)
     with pytest.raises(StageError, match=r"TrainSpec\.steps is 0"):
         TrainSpec(steps=0)

@@ -87,7 +87,8 @@ class GinConfig:
                 value = gin.get_configurable(cls)() if self.names.mentioned(cls) else cls()
         except (StageError, ValueError, TypeError) as error:
             raise UsageError(f"{self.names.alias(cls)}: {str(error).splitlines()[0]}") from error
-        self.used.update(("", reference) for reference in self.names.references)
+        for inner, name in self.names.references:
+            self.used.update((used_scope, name) for used_scope in self.names.scopes(inner))
         return check_values(value, path=self.names.alias(cls))
 
     def check_used(self, *, pipeline: str, own: str = "") -> None:

@@ -44,7 +44,7 @@ class Names:
     import_lines: list[str] = dataclasses.field(default_factory=list)
     macros: dict[str, str] = dataclasses.field(default_factory=dict)  # defined: name -> place
     macros_used: dict[str, str] = dataclasses.field(default_factory=dict)
-    references: set[str] = dataclasses.field(default_factory=set)  # class names behind `@Class()`
+    references: set[tuple[str, str]] = dataclasses.field(default_factory=set)  # scope and class of `@scope/Class()`
     _bindings: list[_Binding] = dataclasses.field(default_factory=list)
 
     def resolve(self, selector: str, *, place: str) -> Any:
@@ -144,7 +144,8 @@ def scan(names: Names, text: str, *, place: str, find: Callable[[str], Path]) ->
         for name in delegate.macros:
             names.macros_used.setdefault(name, where)
         for name in delegate.references:
-            names.references.add(names.resolve(name.rsplit("/", 1)[-1], place=where).__qualname__)
+            scope, _, selector = name.rpartition("/")
+            names.references.add((scope, names.resolve(selector, place=where).__qualname__))
         delegate.macros.clear()
         delegate.references.clear()
 

@@ -83,7 +83,10 @@ def _walk(
 ) -> Iterator[Node]:
     fields = {key: record[key] for key in ("name", "kind", "version", "digest", "fingerprint")}
     if record["fingerprint"] in seen:
-        yield Node(**fields, uri=str(path), status=OK, detail="shown above", depth=depth, role=role, seen=True)
+        same = record["digest"] == expected
+        detail = "shown above" if same else f"the consumer read digest {expected[:12]}"
+        status = OK if same else MISMATCH
+        yield Node(**fields, uri=str(path), status=status, detail=detail, depth=depth, role=role, seen=True)
         return
     seen.add(record["fingerprint"])
     status, detail = check(record, path, expected=expected)

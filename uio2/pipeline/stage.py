@@ -162,8 +162,8 @@ def _from_json(hint: Any, value: Any) -> Any:
 
 
 def flatten(value: Any, *, prefix: str = "") -> dict[str, Any]:
-    """Nested JSON objects as `{"a.b": leaf}`; lists stay leaves. For diffs and MLflow parameters."""
-    if not isinstance(value, Mapping):
+    """Nested JSON objects as `{"a.b": leaf}`; lists and empty objects stay leaves. For diffs and MLflow parameters."""
+    if not isinstance(value, Mapping) or (prefix and not value):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, item in value.items():

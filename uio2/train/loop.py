@@ -8,6 +8,7 @@ back to the restored step, so that an interrupted run leaves the same file as an
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -90,31 +91,30 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
       StageError: the loss is not finite.
       Interrupted: SIGTERM arrived; the state was saved first.
     """
-    update = _make_update(loop)
-    state = jax.device_put({"params": params, "optimizer": loop.optimizer.init(params)}, replicated(loop.mesh))
     history_path = context.work / HISTORY
     with _manager(context.work / "checkpoints") as manager, _StopSignal() as stop:
-        state, first = _restore(manager, state)
+        first = manager.latest_step() or 0
+        batches = loop.batches(first)
+        head = next(batches)
+        update, zeros = _make_update(loop, params, head)
+        state = {"params": params, "optimizer": loop.optimizer.init(params), "sums": zeros}
+        state = jax.device_put(state, replicated(loop.mesh))
+        if first:
+            state = manager.restore(first, args=ocp.args.StandardRestore(state))
         history = _read_history(history_path, up_to=first)
         write_text(history_path, history_text(history))
-        sums: dict[str, jax.Array] = {}
         with history_path.open("a", encoding="utf-8") as log:
-            batches = loop.batches(first) if first < loop.steps else iter(())
-            for step in range(first, loop.steps):
-                state, metrics = update(state, place_batch(next(batches), loop.mesh))
-                sums = {k: sums[k] + v for k, v in metrics.items()} if sums else metrics
-                done = step + 1
+            for done, batch in zip(range(first + 1, loop.steps + 1), itertools.chain([head], batches), strict=False):
+                state = update(state, place_batch(batch, loop.mesh))
                 if done % loop.log_every == 0 or done == loop.steps:
-                    since = (done - 1) % loop.log_every + 1
-                    row = _row(loop, done, {k: float(v) / since for k, v in sums.items()})
-                    sums = {}
+                    row = _row(loop, done, state["sums"])
+                    state["sums"] = jax.device_put(zeros, replicated(loop.mesh))
                     log.write(json.dumps(row) + "\n")
                     log.flush()
                     history.append(row)
                     context.metric(done, {k: v for k, v in row.items() if k != "step"})
                     context.progress(done, loop.steps, f"{loop.label} loss {row['loss']:.4f}")
-                # A checkpoint falls on a logged step, so that no half-summed row is lost with it.
-                if (done % loop.checkpoint_every == 0 and not sums and done < loop.steps) or (stop.asked and not sums):
+                if (done % loop.checkpoint_every == 0 and done < loop.steps) or stop.asked:
                     manager.save(done, args=ocp.args.StandardSave(state))
                     if stop.asked:
                         manager.wait_until_finished()
@@ -122,17 +122,30 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
     return state["params"], history
 
 
-def _make_update(loop: Loop) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
-    def update(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
-        (_, metrics), gradients = jax.value_and_grad(loop.loss, has_aux=True)(state["params"], batch)
-        updates, optimizer = loop.optimizer.update(gradients, state["optimizer"], state["params"])
-        metrics = metrics | {"gradient_norm": optax.global_norm(gradients)}
-        return {"params": optax.apply_updates(state["params"], updates), "optimizer": optimizer}, metrics
+def _make_update(loop: Loop, params: Any, batch: Batch) -> tuple[Callable[[Any, Any], Any], dict[str, np.ndarray]]:
+    """The jitted step (state, batch) -> state, and zero sums of its metrics.
 
-    return jax.jit(update, donate_argnums=0)
+    The sums since the last logged step are part of the state, so that a checkpoint may fall on any step.
+    """
+
+    def gradients(params: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+        (_, metrics), found = jax.value_and_grad(loop.loss, has_aux=True)(params, batch)
+        return found, metrics | {"gradient_norm": optax.global_norm(found)}
+
+    def update(state: Any, batch: Any) -> Any:
+        found, metrics = gradients(state["params"], batch)
+        updates, optimizer = loop.optimizer.update(found, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        sums = {k: state["sums"][k] + v for k, v in metrics.items()}
+        return {"params": params, "optimizer": optimizer, "sums": sums}
+
+    _, metrics = jax.eval_shape(gradients, params, dict(batch))
+    return jax.jit(update, donate_argnums=0), {k: np.zeros(v.shape, v.dtype) for k, v in metrics.items()}
 
 
-def _row(loop: Loop, step: int, means: dict[str, float]) -> dict[str, float]:
+def _row(loop: Loop, step: int, sums: dict[str, jax.Array]) -> dict[str, float]:
+    since = (step - 1) % loop.log_every + 1
+    means = {k: float(v) / since for k, v in sums.items()}
     if not math.isfinite(means["loss"]):
         raise StageError(f"the loss is {means['loss']} at step {step}; lower the learning rate or lengthen the warm-up")
     rounded = {k: float(f"{v:.6g}") for k, v in sorted(means.items())}
@@ -141,13 +154,6 @@ def _row(loop: Loop, step: int, means: dict[str, float]) -> dict[str, float]:
 
 def _manager(path: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(path.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2))
-
-
-def _restore(manager: ocp.CheckpointManager, state: Any) -> tuple[Any, int]:
-    step = manager.latest_step()
-    if step is None:
-        return state, 0
-    return manager.restore(step, args=ocp.args.StandardRestore(state)), step
 
 
 def _read_history(path: Path, *, up_to: int) -> list[dict[str, float]]:
