@@ -80,25 +80,23 @@ def test_a_tower_of_another_size_is_refused(tower):
         train_stage.make_model(other, seed=0, vision=artifact)
 
 
-def test_the_model_learns_the_mixture(world, tower, tmp_path):
-    inputs = {name: world.inputs[name] for name in ("mixture", "coco", "refcoco", "tokenizer")}
-    context = tiny.context(tmp_path, vision=tower[0], **inputs)
+def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
+    context = tiny.context(tmp_path, vision=tower[0], **mixture_inputs)
     spec = TrainSpec(
-        model_overrides=SMALL, steps=20, batch_size=8, log_every=5, checkpoint_every=10,
+        model_overrides=SMALL, steps=60, batch_size=8, log_every=10, checkpoint_every=30,
         optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
     )  # fmt: skip
     stats = train_stage.run(spec, context)
     history = [float(line.split('"loss": ')[1].split(",")[0]) for line in (context.out / "history.jsonl").open()]
     assert history[-1] < 0.8 * history[0]
-    assert stats["examples"] == 160
+    assert stats["examples"] == 480
     model = native.load(context.out / "model")
     tower_after = tree.flatten(model)["image_input/vit/patch/kernel"]
     stored = native.load_arrays(tower[0].path / "vit")["patch/kernel"]
     np.testing.assert_array_equal(tower_after, stored)  # frozen means frozen: no decay either
 
 
-def test_a_model_too_small_for_the_tokenizer_is_refused(world, tmp_path):
-    inputs = {name: world.inputs[name] for name in ("mixture", "coco", "refcoco", "tokenizer")}
+def test_a_model_too_small_for_the_tokenizer_is_refused(mixture_inputs, tmp_path):
     spec = TrainSpec(model_overrides=SMALL | {"text_vocab_size": 128}, steps=1, log_every=1, checkpoint_every=1)
     with pytest.raises(MixtureError, match="text_vocab_size is 128"):
-        train_stage.run(spec, tiny.context(tmp_path, **inputs))
+        train_stage.run(spec, tiny.context(tmp_path, **mixture_inputs))
