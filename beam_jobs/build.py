@@ -110,8 +110,6 @@ def _run(add: Callable[[Any, Any], None]) -> None:
     try:
         with beam.Pipeline(options=options) as pipeline:
             add(graph, pipeline)
-    except StageError:
-        raise
     except Exception as e:
         if (known := stage_error_in(e)) is not None:
             raise known from e

@@ -39,6 +39,8 @@ def pipeline_options(flags: Sequence[str] | None = None) -> Any:
             "use in_memory or multi_processing"
         )
     logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    # It prints the traceback of an error that is raised as well.
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     return options
 
 
