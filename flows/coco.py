@@ -42,7 +42,7 @@ def build(config: GinConfig, sources: Mapping[str, Source]) -> Pipeline:
     train = stage("train", TRAIN, mixture=mixture, tokenizer=tokenizer, vision=vision, **data)
     predict = stage("predict", PREDICT, checkpoint=train, mixture=mixture, tokenizer=tokenizer, **data)
     score = stage("score", SCORE, predictions=predict, **data)
-    report = stage("report", REPORT, score=score, predictions=predict, coco=coco, train=train)
+    report = stage("report", REPORT, score=score, predictions=predict, train=train, **data)
     promote = stage("promote", PROMOTE, train=train, score=score)
     stages = (raw, *data.values(), tokenizer, mixture, vision, train, predict, score, report, promote)
     return Pipeline("coco", stages)
