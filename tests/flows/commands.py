@@ -15,8 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -35,7 +36,6 @@ SETTINGS = ("UIO2_", "MLFLOW_", "PREFECT_")  # of the user's; a test has its own
 class Done:
     """What a finished command left."""
 
-    arguments: tuple[str, ...]
     store: str
     status: int
     stdout: str
@@ -91,20 +91,18 @@ class Commands:
         finally:
             process.kill()  # where the wait was cut short; its stages die with it
         seconds = round(time.monotonic() - began, 1)
-        return Done(arguments, str(store), process.returncode, stdout, stderr, seconds)
+        return Done(str(store), process.returncode, stdout, stderr, seconds)
 
-    def once(self, name: str, make: Callable[[], Done]) -> Done:
-        """The command called `name` of this session, made by whoever asks first; its failure is kept as well."""
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The JSON value called `name` of this session, made by whoever asks first, as the others read it."""
         account = self.root / f"{name}.json"
         with open(self.root / f"{name}.lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not account.exists():
-                made = make()
                 temporary = account.with_suffix(".tmp")
-                temporary.write_text(json.dumps(asdict(made)))
+                temporary.write_text(json.dumps(make()))
                 temporary.replace(account)
-        found = json.loads(account.read_text())
-        return Done(**{**found, "arguments": tuple(found["arguments"])})
+        return json.loads(account.read_text())
 
     def end(self) -> None:
         """Kills the commands that still run; their stages die with them."""

@@ -17,7 +17,7 @@ from flows.pipelines import build
 from tests.flows.commands import DIGITS, REPOSITORY, STAGES, environment
 from tests.pipeline.conftest import published
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("digits")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 MEASURED = ("vqa/exact_match", "box_classification/exact_match", "refexp/acc")
 SECOND_RUN_S = 30  # what a second `make demo` may take
