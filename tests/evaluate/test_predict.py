@@ -55,7 +55,7 @@ def inputs(world, tmp_path_factory):
         ModelConfig.preset("digits"), emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_encoder_layers=1,
         num_decoder_layers=1, text_vocab_size=vocabulary.padded_size, encoder_max_text_length=48,
         decoder_max_text_length=16, image_size=(96, 96), image_patch_size=32,
-        vit=VitConfig(emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_layers=1, num_positions=10),
+        image_vit=VitConfig(emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_layers=1, num_positions=10),
     )  # fmt: skip
     (folder / "train").mkdir()
     native.save(UnifiedIO2(config, rngs=nnx.Rngs(0)), folder / "train" / "model")

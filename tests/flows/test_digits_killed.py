@@ -192,9 +192,6 @@ def test_training_went_on_from_its_checkpoint(battered):
     assert steps[-1] == 12
 
 
-@pytest.mark.xfail(
-    strict=True, reason="runs whose runner was killed stay RUNNING in MLflow once the stage is published"
-)
 def test_mlflow_has_one_finished_run_a_stage_and_none_that_runs(battered):
     from mlflow.tracking import MlflowClient
 

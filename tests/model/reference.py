@@ -60,7 +60,11 @@ def load_case(name: str) -> Case:
     with np.load(GOLDEN / f"forward_{name}.npz") as stored:
         arrays = dict(stored)
     config = ModelConfig.from_reference(json.loads((GOLDEN / "config.json").read_text()))
-    config = dataclasses.replace(config, input_modalities=tuple(figures["input_modalities"]))
+    config = dataclasses.replace(
+        config,
+        input_modalities=tuple(figures["input_modalities"]),
+        target_modalities=tuple(figures["target_modalities"]),
+    )
     batch = {key.removeprefix("batch/"): value for key, value in arrays.items() if key.startswith("batch/")}
     if "image" in config.input_modalities:
         key = "inputs/image/input"

@@ -9,13 +9,14 @@ from flax import nnx
 
 from uio2.model import ModelConfig, UnifiedIO2, VitConfig, multimodal_loss
 from uio2.model.checkpoint import native, tree
-from uio2.model.config import ConfigError
 from uio2.model.generate import generate
+from uio2.model.parts import ConfigError
 
 TINY = ModelConfig(
     emb_dim=32, num_heads=2, head_dim=8, mlp_dim=48, num_encoder_layers=2, num_decoder_layers=2, text_vocab_size=64,
     encoder_max_text_length=8, decoder_max_text_length=6, image_size=(8, 12), image_patch_size=4, image_rope_scale=1.0,
-    vit=VitConfig(emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_layers=2, num_positions=5),
+    image_vit=VitConfig(emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_layers=2, num_positions=5),
+    input_modalities=("text", "image"), target_modalities=("text",),
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tests.evaluate import tiny
 from uio2.model.checkpoint import native, tree
-from uio2.model.config import ConfigError, ModelConfig
+from uio2.model.config import ModelConfig
+from uio2.model.parts import ConfigError
 from uio2.tasks.mixture import MixtureError
 from uio2.train import train_stage, vision_tower
 from uio2.train.specs import OptimizerSpec, TrainSpec, VisionTowerSpec
@@ -16,7 +17,7 @@ from uio2.train.specs import OptimizerSpec, TrainSpec, VisionTowerSpec
 SMALL = {
     "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 48, "num_encoder_layers": 1, "num_decoder_layers": 1,
     "text_vocab_size": 2048, "encoder_max_text_length": 64, "decoder_max_text_length": 64,
-    "vit": {"emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64, "num_layers": 2},
+    "image_vit": {"emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64, "num_layers": 2},
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def test_an_image_without_objects_is_background():
 
 def test_overrides_are_checked():
     assert ModelConfig.preset("digits").with_overrides({"image_size": [64, 64]}).image_size == (64, 64)
-    assert ModelConfig.preset("digits").with_overrides({"vit": {"num_layers": 2}}).vit.num_layers == 2
+    assert ModelConfig.preset("digits").with_overrides({"image_vit": {"num_layers": 2}}).image_vit.num_layers == 2
     assert VisionTowerSpec().model_config["image_size"] == [96, 96]
     with pytest.raises(ConfigError, match="did you mean 'emb_dim'"):
         ModelConfig.preset("digits").with_overrides({"emb_dims": 3})
@@ -75,7 +76,7 @@ def test_the_tower_learns_and_moves_into_the_model(tower):
 
 def test_a_tower_of_another_size_is_refused(tower):
     artifact, _ = tower
-    other = ModelConfig.preset("digits").with_overrides(SMALL | {"vit": {**SMALL["vit"], "mlp_dim": 80}})
+    other = ModelConfig.preset("digits").with_overrides(SMALL | {"image_vit": {**SMALL["image_vit"], "mlp_dim": 80}})
     with pytest.raises(tree.CheckpointError, match="misshapen"):
         train_stage.make_model(other, seed=0, vision=artifact)
 

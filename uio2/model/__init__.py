@@ -24,7 +24,8 @@ Importing this package does not import jax; the classes load on first use.
 
 from typing import TYPE_CHECKING, Any
 
-from uio2.model.config import ModelConfig, VitConfig
+from uio2.model.config import ModelConfig
+from uio2.model.parts import VitConfig
 
 if TYPE_CHECKING:
     from uio2.model.loss import multimodal_loss

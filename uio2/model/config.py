@@ -1,7 +1,7 @@
-"""Sizes and switches of the model as frozen dataclasses; no jax here.
+"""Sizes and switches of the whole model as one frozen dataclass; no jax here.
 
-The five published sizes are one table (spec: MODEL.md section 2); `digits` is the embedded demo's.
-A config round-trips through JSON, and `from_reference` reads the structure of the published configs.
+Named sizes are in `presets.py`, the parts' own sizes in `parts.py`. A config round-trips through JSON, and
+`from_reference` reads the structure of the published configs.
 """
 
 from __future__ import annotations
@@ -9,58 +9,51 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
-INPUT_MODALITIES = ("text", "image")
-TARGET_MODALITIES = ("text",)
+from uio2.model.parts import (
+    AudioCodecConfig,
+    CodecTransformerConfig,
+    ConfigError,
+    ImageCodecConfig,
+    ResamplerConfig,
+    VitConfig,
+)
 
-
-class ConfigError(ValueError):
-    """A model setting that cannot work; names the field, its value and what would."""
-
-
-@dataclasses.dataclass(frozen=True)
-class VitConfig:
-    """The vision transformer before the encoder.
-
-    Attributes:
-      emb_dim, num_heads, head_dim, mlp_dim, num_layers: the usual sizes.
-      num_positions: rows of the learned position table: one class token plus a square grid.
-    """
-
-    emb_dim: int = 768
-    num_heads: int = 12
-    head_dim: int = 64
-    mlp_dim: int = 3072
-    num_layers: int = 11
-    num_positions: int = 197
-
-    @property
-    def grid_side(self) -> int:
-        """Side of the square grid the position table was trained on."""
-        return round((self.num_positions - 1) ** 0.5)
+INPUT_MODALITIES = ("text", "image", "image_history", "audio", "audio_history")
+TARGET_MODALITIES = ("text", "image", "audio")
+DTYPES = ("float32", "bfloat16")
+REMATS = ("none", "full", "dots")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides parameter shapes and the computation.
+    """Everything that decides parameter shapes and the computation. Sizes of arrays are height/time first.
 
     Attributes:
       emb_dim: model width d.
       num_heads, head_dim, mlp_dim: attention and gated MLP sizes.
       num_encoder_layers, num_decoder_layers: depth.
-      text_vocab_size: rows of the text embedding, specials and padding included.
+      text_vocab_size, image_vocab_size, audio_vocab_size: rows of the embeddings, specials and padding included.
       encoder_max_text_length, decoder_max_text_length: longest text in and out, tokens.
-      image_size: height and width of the image input, pixels.
-      image_patch_size: side of a patch, pixels.
-      image_rope_scale: grid coordinates are multiplied by this before the 2-D rotary embedding
-        (4/3 in the published models: sqrt(1024 target codes / 576 input patches)).
-      vit: the vision transformer.
-      freeze_vit: no gradient flows into the vision transformer (always so in the original).
+      image_size, image_history_size: height and width of the image inputs, pixels.
+      image_patch_size: side of their patches, pixels.
+      audio_size, audio_history_size: time frames and frequency bins of the spectrogram inputs.
+      audio_patch_size: side of their patches.
+      image_rope_scale, audio_rope_scale: grid coordinates of image and audio input are multiplied by this before
+        the 2-D rotary embedding (4/3 in the published models: sqrt(1024 target codes / 576 input patches), for both).
+      image_vit, audio_vit: the vision transformers; each also serves the history of its modality.
+      image_resampler, audio_resampler: the perceivers of the histories.
+      image_codec, audio_codec: what turns target images and spectrograms into codes and back.
+      freeze_vit: no gradient flows into the vision transformers (always so in the original, whatever it was set to).
       input_modalities, target_modalities: what exists; parameters of the rest do not.
       qk_norm: RMS norm of queries and keys over head_dim.
-      dtype: computation dtype of the transformer; parameters are always float32.
+      dtype: computation of transformer, resamplers and spectrogram codec: `float32` or `bfloat16`. Parameters, norms,
+        softmax, logits, vision transformers and the image codec are float32 in either (spec section 2, 3).
+      remat: what the backward pass computes again, per layer: `none`, `full`, or `dots` (all but matrix products).
       scan_unroll: layers per step of the layer scan; 0 unrolls all.
     """
 
@@ -71,38 +64,67 @@ class ModelConfig:
     num_encoder_layers: int = 24
     num_decoder_layers: int = 24
     text_vocab_size: int = 33280
+    image_vocab_size: int = 16512
+    audio_vocab_size: int = 8320
     encoder_max_text_length: int = 512
     decoder_max_text_length: int = 512
     image_size: tuple[int, int] = (384, 384)
+    image_history_size: tuple[int, int] = (256, 256)
     image_patch_size: int = 16
+    audio_size: tuple[int, int] = (256, 128)
+    audio_history_size: tuple[int, int] = (256, 128)
+    audio_patch_size: int = 16
     image_rope_scale: float = (1024 / 576) ** 0.5
-    vit: VitConfig = VitConfig()
+    audio_rope_scale: float = (1024 / 576) ** 0.5
+    image_vit: VitConfig = VitConfig()
+    audio_vit: VitConfig = VitConfig(num_positions=514)
+    image_resampler: ResamplerConfig = ResamplerConfig()
+    audio_resampler: ResamplerConfig = ResamplerConfig(num_latents=16)
+    image_codec: ImageCodecConfig = ImageCodecConfig()
+    audio_codec: AudioCodecConfig = AudioCodecConfig()
     freeze_vit: bool = True
     input_modalities: tuple[str, ...] = INPUT_MODALITIES
     target_modalities: tuple[str, ...] = TARGET_MODALITIES
     qk_norm: bool = True
     dtype: str = "float32"
+    remat: str = "none"
     scan_unroll: int = 1
 
     def __post_init__(self) -> None:
-        for side in self.image_size:
-            if side % self.image_patch_size:
-                raise ConfigError(
-                    f"image_size {self.image_size} is not a multiple of image_patch_size {self.image_patch_size}"
-                )
+        for field in ("image_size", "image_history_size", "audio_size", "audio_history_size"):
+            patch = self.image_patch_size if field.startswith("image") else self.audio_patch_size
+            if any(side % patch for side in getattr(self, field)):
+                kind = field.partition("_")[0]
+                raise ConfigError(f"{field} {getattr(self, field)} is not a multiple of {kind}_patch_size {patch}")
         for field, known in (("input_modalities", INPUT_MODALITIES), ("target_modalities", TARGET_MODALITIES)):
             unknown = [m for m in getattr(self, field) if m not in known]
             if unknown:
                 raise ConfigError(f"{field} holds {unknown}; this version knows {list(known)}")
-        if self.vit.grid_side**2 + 1 != self.vit.num_positions:
-            raise ConfigError(f"vit.num_positions is {self.vit.num_positions}; expected 1 + a square")
+        for field, known in (("dtype", DTYPES), ("remat", REMATS)):
+            if getattr(self, field) not in known:
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(known)}")
+        if self.image_vit.grid_side**2 + 1 != self.image_vit.num_positions:
+            raise ConfigError(f"image_vit.num_positions is {self.image_vit.num_positions}; expected 1 + a square")
         if self.head_dim % 4:
             raise ConfigError(f"head_dim is {self.head_dim}; the 2-D rotary embedding needs a multiple of 4")
 
     @property
     def image_grid(self) -> tuple[int, int]:
-        """Patches per column and per row."""
-        return self.image_size[0] // self.image_patch_size, self.image_size[1] // self.image_patch_size
+        """Patches per column and per row of an input image."""
+        return _grid(self.image_size, self.image_patch_size)
+
+    @property
+    def image_history_grid(self) -> tuple[int, int]:
+        return _grid(self.image_history_size, self.image_patch_size)
+
+    @property
+    def audio_grid(self) -> tuple[int, int]:
+        """Patches along time and along frequency of an input spectrogram."""
+        return _grid(self.audio_size, self.audio_patch_size)
+
+    @property
+    def audio_history_grid(self) -> tuple[int, int]:
+        return _grid(self.audio_history_size, self.audio_patch_size)
 
     @property
     def num_patches(self) -> int:
@@ -111,6 +133,10 @@ class ModelConfig:
     @property
     def patch_dim(self) -> int:
         return self.image_patch_size**2 * 3
+
+    @property
+    def audio_patch_dim(self) -> int:
+        return self.audio_patch_size**2
 
     @property
     def use_rotary(self) -> bool:
@@ -127,93 +153,135 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        values = dict(values)
-        vit = values.pop("vit", {})
-        for klass, given in ((cls, values), (VitConfig, vit)):
-            unknown = set(given) - {f.name for f in dataclasses.fields(klass)}
-            if unknown:
-                raise ConfigError(f"unknown {klass.__name__} fields {sorted(unknown)}")
-        tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-        return cls(**{**values, **tuples, "vit": VitConfig(**vit)})
+        """The inverse of `dataclasses.asdict`; fields left out have their defaults."""
+        return _replace(cls(), values, where="the model config")
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """One of `PRESETS`; raises `ConfigError` naming them all."""
+        """A named size; raises `ConfigError` naming them all."""
+        from uio2.model.presets import PRESETS
+
         if name not in PRESETS:
             raise ConfigError(f"unknown model preset {name!r}; known: {', '.join(PRESETS)}")
         return PRESETS[name]
 
     def with_overrides(self, changes: Mapping[str, Any]) -> ModelConfig:
-        """This config with fields replaced; `vit` takes a mapping of its own fields.
+        """This config with fields replaced; a part (`image_vit`, ...) takes a mapping of its own fields.
 
         Raises:
           ConfigError: an unknown field, with the nearest known one.
         """
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()}
-        _check_fields("model_overrides", values, ModelConfig)
-        if "vit" in values:
-            _check_fields("model_overrides.vit", values["vit"], VitConfig)
-            values["vit"] = dataclasses.replace(self.vit, **values["vit"])
-        return dataclasses.replace(self, **values)
+        return _replace(self, changes, where="model_overrides")
 
     @classmethod
     def from_reference(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The published structure: `T5Config`, `ImageVitFeatureConfig` (or their snake_case names)."""
-        t5 = values.get("T5Config") or values["t5_config"]
-        vit = values.get("ImageVitFeatureConfig") or values["image_vit_config"]
+        """The published structure, in the original's names (`T5Config`, ...) or the PyTorch port's (`t5_config`, ...).
+
+        Raises:
+          ConfigError: a section is missing.
+        """
+        t5 = _section(values, "T5Config", "t5_config")
+        image_vit = _section(values, "ImageVitFeatureConfig", "image_vit_cfg")
+        audio_vit = _section(values, "AudioVitFeatureConfig", "audio_vit_cfg")
+        rope_scale = (t5["decoder_max_image_length"] / t5["encoder_max_image_length"]) ** 0.5
         return cls(
-            **{k: t5[k] for k in ("emb_dim", "num_heads", "head_dim", "mlp_dim", "qk_norm", "dtype")},
-            num_encoder_layers=t5["num_encoder_layers"],
-            num_decoder_layers=t5["num_decoder_layers"],
+            **{k: t5[k] for k in ("emb_dim", "num_heads", "head_dim", "mlp_dim", "qk_norm")},
+            **{k: t5[k] for k in ("num_encoder_layers", "num_decoder_layers", "image_vocab_size", "audio_vocab_size")},
+            **{k: t5[k] for k in ("encoder_max_text_length", "decoder_max_text_length", "audio_patch_size")},
+            dtype=t5.get("dtype", "float32"),
             text_vocab_size=t5["vocab_size"],
-            encoder_max_text_length=t5["encoder_max_text_length"],
-            decoder_max_text_length=t5["decoder_max_text_length"],
             image_size=tuple(t5["default_image_vit_size"]),
+            image_history_size=tuple(t5["default_image_history_vit_size"]),
             image_patch_size=t5["image_patch_size"],
-            image_rope_scale=(t5["decoder_max_image_length"] / t5["encoder_max_image_length"]) ** 0.5,
-            vit=VitConfig(
-                **{k: vit[k] for k in ("emb_dim", "num_heads", "head_dim", "mlp_dim", "num_layers")},
-                num_positions=vit["num_pos"],
-            ),
+            audio_size=tuple(t5["default_audio_vit_size"]),
+            audio_history_size=tuple(t5["default_audio_history_vit_size"]),
+            image_rope_scale=rope_scale,
+            audio_rope_scale=rope_scale,
+            image_vit=_vit(image_vit, num_positions=image_vit["num_pos"]),
+            audio_vit=_vit(audio_vit, num_positions=514),
+            image_resampler=_resampler(_section(values, "ImageResamplerConfig", "image_history_cfg")),
+            audio_resampler=_resampler(_section(values, "AudioResamplerConfig", "audio_history_cfg")),
+            image_codec=_image_codec(_section(values, "VAEConfig", "image_vqgan")),
+            audio_codec=_audio_codec(_section(values, "AudioViTVQGANConfig", "audio_vqgan")),
+            input_modalities=tuple(values.get("input_modalities", INPUT_MODALITIES)),
+            target_modalities=tuple(values.get("target_modalities", TARGET_MODALITIES)),
         )
 
 
-def _check_fields(where: str, given: Mapping[str, Any], klass: type) -> None:
-    known = [f.name for f in dataclasses.fields(klass)]
-    for name in given:
+def _grid(size: tuple[int, int], patch: int) -> tuple[int, int]:
+    return size[0] // patch, size[1] // patch
+
+
+def _replace[C](config: C, changes: Mapping[str, Any], *, where: str) -> C:
+    """`dataclasses.replace` that descends into nested configs and turns JSON lists into tuples."""
+    known = {field.name: getattr(config, field.name) for field in dataclasses.fields(typing.cast(Any, config))}
+    values: dict[str, Any] = {}
+    for name, value in changes.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"{where} names {name!r}, unknown to {klass.__name__}{hint}")
+            raise ConfigError(f"{where} names {name!r}, unknown to {type(config).__name__}{hint}")
+        if dataclasses.is_dataclass(known[name]) and isinstance(value, Mapping):
+            value = _replace(known[name], value, where=f"{where}.{name}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return dataclasses.replace(typing.cast(Any, config), **values)
 
 
-def _published(emb_dim: int, num_heads: int, head_dim: int, mlp_dim: int, layers: int) -> ModelConfig:
-    return ModelConfig(
-        emb_dim=emb_dim, num_heads=num_heads, head_dim=head_dim, mlp_dim=mlp_dim,
-        num_encoder_layers=layers, num_decoder_layers=layers,
-    )  # fmt: skip
+def _section(values: Mapping[str, Any], original: str, port: str) -> Mapping[str, Any]:
+    if original not in values and port not in values:
+        raise ConfigError(f"the config has neither {original!r} nor {port!r}; expected a published model's config")
+    return values.get(original) or values[port]
 
 
-PRESETS: dict[str, ModelConfig] = {
-    "tiny": _published(16, 4, 16, 32, 1),
-    "base": _published(768, 12, 64, 2048, 12),
-    "large": _published(1024, 16, 64, 2816, 24),
-    "xl": _published(2048, 16, 128, 5120, 24),
-    "xxl": _published(3072, 24, 128, 8192, 24),
-    "digits": ModelConfig(
-        emb_dim=128,
-        num_heads=4,
-        head_dim=32,
-        mlp_dim=256,
-        num_encoder_layers=3,
-        num_decoder_layers=3,
-        text_vocab_size=2048,
-        encoder_max_text_length=40,
-        decoder_max_text_length=24,
-        image_size=(96, 96),
-        image_patch_size=16,
-        image_rope_scale=1.0,
-        vit=VitConfig(emb_dim=128, num_heads=4, head_dim=32, mlp_dim=512, num_layers=4, num_positions=37),
-        scan_unroll=0,
-    ),
-}
+def _sizes(values: Mapping[str, Any], prefix: str = "") -> Mapping[str, Any]:
+    names = ("num_heads", "head_dim", "mlp_dim", "num_layers")
+    return types.MappingProxyType({name: values[prefix + name] for name in names})
+
+
+def _vit(values: Mapping[str, Any], *, num_positions: int) -> VitConfig:
+    return VitConfig(emb_dim=values["emb_dim"], **_sizes(values), num_positions=num_positions)
+
+
+def _attention(values: Mapping[str, Any], prefix: str) -> str:
+    if values[f"{prefix}_scaled_cosine"]:
+        return "scaled_cosine"
+    return "qk_norm" if values[f"{prefix}_qk_norm"] else "plain"
+
+
+def _resampler(values: Mapping[str, Any]) -> ResamplerConfig:
+    return ResamplerConfig(
+        emb_dim=values["emb_dim"],
+        **_sizes(values),
+        num_latents=values["latents_size"],
+        max_frames=values["max_frames"],
+        cross_layers=tuple(values["xattention_index"]),
+        cross_attention=_attention(values, "xattn"),
+        self_attention=_attention(values, "attn"),
+    )
+
+
+def _image_codec(values: Mapping[str, Any]) -> ImageCodecConfig:
+    # `embed_dim` is no setting of the codebook in the original; both publications use z_channels (HUGGINGFACE.md).
+    return ImageCodecConfig(
+        channels=values["ch"],
+        multipliers=tuple(values["ch_mult"]),
+        num_res_blocks=values["num_res_blocks"],
+        z_channels=values["z_channels"],
+        num_codes=values["n_embed"],
+        image_size=tuple(values["default_input_size"]),
+        attention_sides=tuple(values["attn_resolutions"]),
+    )
+
+
+def _audio_codec(values: Mapping[str, Any]) -> AudioCodecConfig:
+    halves = {
+        half: CodecTransformerConfig(emb_dim=values[f"{half}_hidden_size"], **_sizes(values, f"{half}_"))
+        for half in ("encoder", "decoder")
+    }
+    return AudioCodecConfig(
+        **halves,
+        code_dim=values["proj_dim"],
+        num_codes=values["vocab_size"],
+        spectrogram_size=tuple(values["default_input_size"]),
+        patch_size=values["patch_size"][0],
+    )

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from uio2.model.attention import attend
-from uio2.model.config import ConfigError
+from uio2.model.parts import ConfigError
 from uio2.model.transformer import DecoderBlock, Segment
 from uio2.model.unified_io import Batch, UnifiedIO2
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from uio2.model.config import ConfigError, ModelConfig
+from uio2.model.config import ModelConfig
 from uio2.model.layers import Dense, Embedding
+from uio2.model.parts import ConfigError
 from uio2.model.rotary import grid_rotary, text_rotary
 from uio2.model.transformer import Decoder, Encoder, Segment, assemble
 from uio2.model.vit import VisionTransformer
@@ -39,9 +40,9 @@ class ImageInput(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.vit = VisionTransformer(
-            config.vit, patch_dim=config.patch_dim, grid=config.image_grid, unroll=config.scan_unroll, rngs=rngs
+            config.image_vit, patch_dim=config.patch_dim, grid=config.image_grid, unroll=config.scan_unroll, rngs=rngs
         )
-        self.projection = Dense(2 * config.vit.emb_dim, config.emb_dim, rngs=rngs)
+        self.projection = Dense(2 * config.image_vit.emb_dim, config.emb_dim, rngs=rngs)
         self.modality = _modality_vector(config, rngs)
         self.config = config
 

@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from uio2.model.attention import Attention
-from uio2.model.config import VitConfig
 from uio2.model.layers import Dense, LayerNorm
+from uio2.model.parts import VitConfig
 from uio2.model.stack import Stack
 
 EPSILON = 1e-5

@@ -92,11 +92,13 @@ class MlflowRuns:
                     self._mirror(version)
 
     def close_dead(self) -> None:
-        """Marks runs as KILLED whose lease nobody holds: their runner died."""
+        """Marks runs as KILLED whose runner died: nobody holds the lease, and the published artifact is another's."""
+        published = {record["attempt"] for record, _ in self._store.records()}
         for experiment in self._client.search_experiments():
             for run in self._client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'"):
-                fingerprint = run.data.tags.get("uio2.fingerprint")
-                if not fingerprint or self._store.find(fingerprint):
+                tags = run.data.tags
+                fingerprint = tags.get("uio2.fingerprint")
+                if not fingerprint or tags.get("uio2.attempt") in published:
                     continue  # not ours, or finished: reconcile completes it
                 lease = self._store.lease(fingerprint)
                 if lease.try_acquire():

@@ -111,6 +111,7 @@ class MlflowTracker(Tracker):
             runs = MlflowRuns(self._store, uri=self._uri)
             runs.close_dead()
             self._serve(runs)
+            runs.close_dead()  # again: at the start, the stage run anew held the lease of its dead predecessor
             runs.reconcile()
         except Exception as error:  # the named boundary: MLflow never stops a pipeline
             text = (str(error).splitlines() or [""])[0]

@@ -43,9 +43,9 @@ class DenseTower(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, classes: int, rngs: nnx.Rngs):
         self.vit = VisionTransformer(
-            config.vit, patch_dim=config.patch_dim, grid=config.image_grid, unroll=config.scan_unroll, rngs=rngs
+            config.image_vit, patch_dim=config.patch_dim, grid=config.image_grid, unroll=config.scan_unroll, rngs=rngs
         )
-        self.head = Dense(2 * config.vit.emb_dim, classes + 8, bias=True, rngs=rngs)
+        self.head = Dense(2 * config.image_vit.emb_dim, classes + 8, bias=True, rngs=rngs)
 
     def __call__(
         self, batch: Mapping[str, Array]

@@ -69,7 +69,7 @@ def _vit_layers(config: ModelConfig) -> dict[str, tuple[str, int]]:
         table[f"proj/{leaf}"] = f"{block}/MLP_0/c_proj/{leaf}"
     for norm in ("ln_1", "ln_2"):
         table |= {f"{norm}/{leaf}": f"{block}/{norm}/{leaf}" for leaf in ("scale", "bias")}
-    return {f"image_input/vit/blocks/layers/{k}": (v, config.vit.num_layers) for k, v in table.items()}
+    return {f"image_input/vit/blocks/layers/{k}": (v, config.image_vit.num_layers) for k, v in table.items()}
 
 
 def t5x_names(config: ModelConfig) -> Iterator[tuple[str, str | tuple[str, ...]]]:
