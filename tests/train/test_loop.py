@@ -126,6 +126,28 @@ def test_schedule_warms_up_and_decays():
     assert float(rate(40)) > float(rate(80))
 
 
+def test_muon_moves_every_kernel_equally_far_in_all_directions():
+    rng = np.random.default_rng(0)
+    scales = np.logspace(0, -1, 8)  # a gradient with one direction that dominates
+    gradients = {
+        "mlp": {"kernel": jnp.asarray(rng.standard_normal((2, 16, 8)) * scales, jnp.float32)},
+        "table": jnp.asarray(rng.standard_normal((16, 8)) * scales, jnp.float32),
+    }
+    params = jax.tree.map(jnp.ones_like, gradients)
+    spec = OptimizerSpec(name="muon", learning_rate=1e-2, adam_learning_rate=1e-3, warmup_steps=0, weight_decay=0.0)
+    rule = make_optimizer(spec, steps=10)
+    updates, _ = rule.update(gradients, rule.init(params), params)
+    for layer in np.asarray(updates["mlp"]["kernel"]):
+        assert np.sqrt(np.mean(layer**2)) == pytest.approx(0.2 * 1e-2, rel=0.3)
+        directions = np.linalg.svd(layer, compute_uv=False)
+        assert directions[0] / directions[-1] < 2
+    assert np.abs(updates["table"]).max() < 3e-3  # by AdamW, at its own rate
+
+
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(StageError, match=r"TrainSpec\.steps is 0"):
         TrainSpec(steps=0)
+    with pytest.raises(StageError, match=r"OptimizerSpec\.name is 'adam'; expected adamw or muon"):
+        OptimizerSpec(name="adam")
+    with pytest.raises(StageError, match=r"adam_learning_rate is for name 'muon'"):
+        OptimizerSpec(adam_learning_rate=1e-3)

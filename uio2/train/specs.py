@@ -13,18 +13,22 @@ from uio2.pipeline.stage import StageError, StageType
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW under a linear warm-up and a cosine decay.
+    """AdamW or Muon under a linear warm-up and a cosine decay.
 
     Attributes:
+      name: `adamw`; or `muon`: kernels by Muon (Jordan et al. 2024), everything else by AdamW.
       learning_rate: the peak.
+      adam_learning_rate: with `muon`, the peak for what is not a kernel; None for the same.
       warmup_steps: steps from 0 to the peak.
       final_fraction: learning rate of the last step as a share of the peak.
       weight_decay: decoupled; on matrices only.
       clip_norm: largest global gradient norm.
-      b1, b2: decay of the first and second moment.
+      b1, b2: decay of AdamW's first and second moment.
     """
 
+    name: str = "adamw"
     learning_rate: float = 1e-3
+    adam_learning_rate: float | None = None
     warmup_steps: int = 100
     final_fraction: float = 0.02
     weight_decay: float = 0.05
@@ -33,8 +37,14 @@ class OptimizerSpec:
     b2: float = 0.98
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise StageError(f"OptimizerSpec.learning_rate is {self.learning_rate}; expected more than 0")
+        if self.name not in ("adamw", "muon"):
+            raise StageError(f"OptimizerSpec.name is {self.name!r}; expected adamw or muon")
+        if self.adam_learning_rate is not None and self.name != "muon":
+            raise StageError("OptimizerSpec.adam_learning_rate is for name 'muon'; set learning_rate")
+        for field in ("learning_rate", "adam_learning_rate"):
+            rate = getattr(self, field)
+            if rate is not None and rate <= 0:
+                raise StageError(f"OptimizerSpec.{field} is {rate}; expected more than 0")
         if self.warmup_steps < 0:
             raise StageError(f"OptimizerSpec.warmup_steps is {self.warmup_steps}; expected 0 or more")
 
