@@ -82,3 +82,15 @@ class GatedMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         return self.wo(jax.nn.silu(self.wi_0(x)) * self.wi_1(x))
+
+
+class MLP(nnx.Module):
+    """gelu(x wi) wo; `tanh_gelu` chooses the approximation of GELU."""
+
+    def __init__(self, features: int, hidden: int, *, tanh_gelu: bool, rngs: nnx.Rngs):
+        self.wi = Dense(features, hidden, rngs=rngs)
+        self.wo = Dense(hidden, features, rngs=rngs)
+        self.tanh_gelu = tanh_gelu
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        return self.wo(jax.nn.gelu(self.wi(x), approximate=self.tanh_gelu))
