@@ -71,7 +71,7 @@ def check_gradients(case: Case, gradients) -> None:
 def test_logits_losses_and_gradients_agree(name):
     case = load_case(name)
     value, outputs, metrics, gradients = run(case)
-    assert tuple(outputs) == tuple(case.figures["target_modalities"])
+    assert set(outputs) == set(case.figures["target_modalities"])
     check_outputs(case, outputs)
     assert float(value) == pytest.approx(case.figures["loss"], rel=1e-5)
     for key, expected in case.figures["metrics"].items():
