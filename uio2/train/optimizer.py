@@ -36,7 +36,7 @@ def make_optimizer(spec: OptimizerSpec, *, steps: int, frozen: tuple[str, ...] =
     Args:
       spec: settings.
       steps: where the schedule ends.
-      frozen: name prefixes ("image_input/vit/") of parameters that stay as they are: no update, no decay, no moments.
+      frozen: name prefixes ("image_vit/") of parameters that stay as they are: no update, no decay, no moments.
     """
     rule = optax.chain(optax.clip_by_global_norm(spec.clip_norm), _rule(spec, steps))
 
