@@ -206,6 +206,20 @@ def test_inputs_of_another_size_are_refused():
         AudioCodec(TINY_AUDIO, rngs=nnx.Rngs(0)).encode(random((1, 8, 20, 1)))
 
 
+@pytest.mark.parametrize(
+    ("config", "change", "named"),
+    [
+        (TINY_IMAGE, {"image_size": (12, 9)}, "image_size"),
+        (TINY_IMAGE, {"channels": 24}, "32"),
+        (TINY_AUDIO, {"spectrogram_size": (8, 18)}, "spectrogram_size"),
+        (TINY_AUDIO, {"encoder": dataclasses.replace(_TINY_HALF, emb_dim=18)}, "emb_dim"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(config, change, named):
+    with pytest.raises(ConfigError, match=named):
+        dataclasses.replace(config, **change)
+
+
 def test_spectrogram_codec_equals_its_frequency_first_form():
     """That form: transposed spectrogram, patch convolution, grid along time first, transposed convolution."""
     codec = AudioCodec(TINY_AUDIO, rngs=nnx.Rngs(0))

@@ -55,7 +55,7 @@ class UpsampleConv(Conv):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
         kernel = self.kernel[...]
         phases = [
-            [_valid(x, kernel=_folded(_folded(kernel, axis=0, odd=row), axis=1, odd=column), odd=(row, column))
+            [_phase(x, kernel=_folded(_folded(kernel, axis=0, odd=row), axis=1, odd=column), odd=(row, column))
              for column in (False, True)]
             for row in (False, True)
         ]  # fmt: skip
@@ -69,7 +69,7 @@ def _folded(kernel: Float[Array, "r s i o"], *, axis: int, odd: bool) -> Float[A
     return jnp.concatenate([first + middle, last] if odd else [first, middle + last], axis=axis)
 
 
-def _valid(
+def _phase(
     x: Float[Array, "b h w c"], *, kernel: Float[Array, "2 2 c o"], odd: tuple[bool, bool]
 ) -> Float[Array, "b h w o"]:
     """2x2 convolution padded before even and after odd sides."""
