@@ -124,6 +124,12 @@ def test_schedule_warms_up_and_decays():
     assert float(rate(10)) == pytest.approx(1.0)
     assert float(rate(100)) == pytest.approx(0.1)
     assert float(rate(40)) > float(rate(80))
+    held = schedule(OptimizerSpec(learning_rate=1.0, warmup_steps=10, hold_fraction=0.5, final_fraction=0.1), steps=110)
+    assert [float(held(step)) for step in (10, 35, 59)] == pytest.approx([1.0, 1.0, 1.0])
+    assert float(held(85)) == pytest.approx(0.55, abs=0.01)
+    assert float(held(110)) == pytest.approx(0.1)
+    at_once = schedule(OptimizerSpec(learning_rate=1.0, warmup_steps=0), steps=10)
+    assert float(at_once(0)) == pytest.approx(1.0)
 
 
 def test_muon_moves_every_kernel_equally_far_in_all_directions():

@@ -1,4 +1,4 @@
-"""AdamW or Muon with warm-up and cosine decay, from optax."""
+"""AdamW or Muon with warm-up, hold and cosine decay, from optax."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ MUON_RMS = 0.2
 
 
 def schedule(spec: OptimizerSpec, *, steps: int, peak: float | None = None) -> optax.Schedule:
-    """Step -> learning rate: linear to the peak (`spec.learning_rate` if None), cosine to a fraction at `steps`."""
-    warmup = min(spec.warmup_steps, max(steps - 1, 0))
+    """Step -> learning rate: linear to the peak (`spec.learning_rate` if None), there for a while, cosine to a fraction
+    of it at `steps`."""
     peak = spec.learning_rate if peak is None else peak
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else peak,
-        peak_value=peak,
-        warmup_steps=warmup,
-        decay_steps=steps,
-        end_value=peak * spec.final_fraction,
-    )
+    warmup = min(spec.warmup_steps, max(steps - 1, 0))
+    hold = int((steps - warmup) * spec.hold_fraction)
+    decay = optax.cosine_decay_schedule(peak, max(steps - warmup - hold, 1), alpha=spec.final_fraction)
+    rise = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([rise, optax.constant_schedule(peak), decay], [warmup, warmup + hold])
 
 
 def make_optimizer(spec: OptimizerSpec, *, steps: int, frozen: tuple[str, ...] = ()) -> optax.GradientTransformation:

@@ -13,13 +13,14 @@ from uio2.pipeline.stage import StageError, StageType
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW or Muon under a linear warm-up and a cosine decay.
+    """AdamW or Muon under a linear warm-up, a while at the peak and a cosine decay.
 
     Attributes:
       name: `adamw`; or `muon`: kernels by Muon (Jordan et al. 2024), everything else by AdamW.
       learning_rate: the peak.
       adam_learning_rate: with `muon`, the peak for what is not a kernel; None for the same.
       warmup_steps: steps from 0 to the peak.
+      hold_fraction: share of the steps after the warm-up that stay at the peak before the decay begins.
       final_fraction: learning rate of the last step as a share of the peak.
       weight_decay: decoupled; on matrices only.
       clip_norm: largest global gradient norm.
@@ -30,6 +31,7 @@ class OptimizerSpec:
     learning_rate: float = 1e-3
     adam_learning_rate: float | None = None
     warmup_steps: int = 100
+    hold_fraction: float = 0.0
     final_fraction: float = 0.02
     weight_decay: float = 0.05
     clip_norm: float = 1.0
@@ -47,6 +49,8 @@ class OptimizerSpec:
                 raise StageError(f"OptimizerSpec.{field} is {rate}; expected more than 0")
         if self.warmup_steps < 0:
             raise StageError(f"OptimizerSpec.warmup_steps is {self.warmup_steps}; expected 0 or more")
+        if not 0 <= self.hold_fraction < 1:
+            raise StageError(f"OptimizerSpec.hold_fraction is {self.hold_fraction}; expected 0 or more and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
