@@ -12,6 +12,7 @@ from uio2.model import ModelConfig
 from uio2.model.checkpoint import t5x, tree
 from uio2.model.generate import generate
 
+
 @needs_golden
 def test_greedy_decoding_agrees():
     case = load_case("b_image_text2text")

@@ -32,10 +32,10 @@ def loss_and_gradients(config, batch):
 
 
 def test_remat_policies_agree(batch):
-    value, gradients = loss_and_gradients(CONFIG, batch)
-    assert np.abs(gradients["image_vit/patch/kernel"]).max() > 0, "the tower is not frozen here"
+    config = dataclasses.replace(CONFIG, input_modalities=("text",), target_modalities=("text",))
+    value, gradients = loss_and_gradients(config, batch)
     for remat in ("full", "dots"):
-        again, others = loss_and_gradients(dataclasses.replace(CONFIG, remat=remat), batch)
+        again, others = loss_and_gradients(dataclasses.replace(config, remat=remat), batch)
         assert again == pytest.approx(value, rel=1e-6)
         for name, gradient in gradients.items():
             np.testing.assert_allclose(others[name], gradient, atol=1e-5, err_msg=name)
@@ -43,9 +43,12 @@ def test_remat_policies_agree(batch):
 
 def test_remat_keeps_less_for_the_backward_pass(batch):
     def residuals(remat):
-        graph, state = nnx.split(tiny.make(dataclasses.replace(CONFIG, remat=remat, num_decoder_layers=8)))
-        _, vjp = jax.vjp(lambda s: multimodal_loss(nnx.merge(graph, s)(batch))[0], state)
-        return sum(leaf.size for leaf in jax.tree.leaves(vjp))
+        config = dataclasses.replace(
+            CONFIG, input_modalities=("text", "image"), target_modalities=("text",), remat=remat
+        )
+        graph, state = nnx.split(tiny.make(config))
+        loss = lambda s: multimodal_loss(nnx.merge(graph, s)(batch))[0]  # noqa: E731
+        return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda s: jax.vjp(loss, s)[1], state)))
 
     none, dots, full = (residuals(remat) for remat in ("none", "dots", "full"))
     assert full < dots < none
