@@ -68,9 +68,7 @@ def from_tree(
     return build(found, config=config, dtype=dtype, sharding=sharding)
 
 
-def build(
-    fitting: Mapping[str, Stored], *, config: ModelConfig, dtype: Any, sharding: Placement | None
-) -> UnifiedIO2:
+def build(fitting: Mapping[str, Stored], *, config: ModelConfig, dtype: Any, sharding: Placement | None) -> UnifiedIO2:
     """A model from arrays that are those of `expected_shapes`, layers stacked as they are read."""
     ours: dict[str, Stored] = {
         name: fitting[theirs] if isinstance(theirs, str) else Stacked([fitting[path] for path in theirs])
