@@ -2,13 +2,14 @@
 
 Our layers are stacked on a leading axis; T5X has one entry per layer, written here as `{i}`. Every other
 layout of the parameters is derived from this table. Each part of the model has its rows: the transformer here, what
-stands before it in `encoder_names.py`.
+stands before it in `encoder_names.py`, the codecs in `codec_names.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from uio2.model.checkpoint import codec_names
 from uio2.model.checkpoint.encoder_names import input_names, input_stacks
 from uio2.model.checkpoint.rows import Rows, Stacks, attention_rows
 from uio2.model.config import ModelConfig
@@ -16,7 +17,7 @@ from uio2.model.config import ModelConfig
 
 def _plain(config: ModelConfig) -> Rows:
     rows = {"encoder/norm/scale": "encoder/encoder_norm/scale", "decoder/norm/scale": "decoder/decoder_norm/scale"}
-    if {"text"} & {*config.input_modalities, *config.target_modalities}:
+    if "text" in {*config.input_modalities, *config.target_modalities}:
         rows["text_embedder/embedding"] = "text_token_embedder/embedding"
     if "text" in config.input_modalities:
         rows["text_input_modality"] = "input_text_encoder/modality_embedding"
@@ -52,5 +53,11 @@ def _transformer_layers(config: ModelConfig) -> Stacks:
 def t5x_names(config: ModelConfig) -> Iterator[tuple[str, str | tuple[str, ...]]]:
     """Pairs of our name and the T5X name, or the T5X names of a stacked parameter's layers in order."""
     yield from (_plain(config) | input_names(config)).items()
-    for ours, (theirs, length) in (_transformer_layers(config) | input_stacks(config)).items():
+    stacks = _transformer_layers(config) | input_stacks(config)
+    if "image" in config.target_modalities:
+        yield from codec_names.image_plain(config.image_codec).items()
+    if "audio" in config.target_modalities:
+        yield from codec_names.AUDIO_PLAIN.items()
+        stacks |= codec_names.audio_layers(config.audio_codec)
+    for ours, (theirs, length) in stacks.items():
         yield ours, tuple(theirs.format(i=i) for i in range(length))
