@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
+from tests.model.checkpoints import same_arrays
 from tests.model.reference import GOLDEN, needs_golden
 from uio2.model.checkpoint import t5x_files
 from uio2.model.checkpoint.tree import CheckpointError
@@ -20,14 +21,6 @@ def random_tree(seed=0):
         "decoder/layers_0/mlp/wo/kernel": rng.standard_normal((5, 7)).astype(jnp.bfloat16),
         "target_encoders_image/discrete_vae/quant_conv/kernel": rng.standard_normal((1, 2, 3, 4)).astype(np.float32),
     }
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for path in expected:
-        ours, theirs = np.asarray(found[path]), np.asarray(expected[path])
-        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), path
-        assert ours.tobytes() == theirs.tobytes(), path
 
 
 @needs_golden
@@ -64,8 +57,8 @@ def test_what_is_written_has_the_original_s_layout(original, tmp_path):
         assert copy.is_dir() == file.is_dir()
         if file.name == ".zarray":
             assert json.loads(copy.read_text()) == json.loads(file.read_text())
-    assert_same(t5x_files.read_target(tmp_path / "checkpoint_2"), t5x_files.read_target(original))
-    assert_same(t5x_files.read_optimizer_state(tmp_path / "checkpoint_2").arrays, state.arrays)
+    same_arrays(t5x_files.read_target(tmp_path / "checkpoint_2"), t5x_files.read_target(original))
+    same_arrays(t5x_files.read_optimizer_state(tmp_path / "checkpoint_2").arrays, state.arrays)
 
 
 def test_a_tree_round_trips_with_its_dtypes_and_parts_can_be_read(tmp_path, monkeypatch):
@@ -73,7 +66,7 @@ def test_a_tree_round_trips_with_its_dtypes_and_parts_can_be_read(tmp_path, monk
     tree = random_tree()
     t5x_files.write(tmp_path / "c", tree)
     found = t5x_files.read_target(tmp_path / "c")
-    assert_same(found, tree)
+    same_arrays(found, tree)
     part = found["decoder/layers_0/mlp/wo/kernel"][slice(1, 4), slice(2, 7)]
     np.testing.assert_array_equal(part, tree["decoder/layers_0/mlp/wo/kernel"][1:4, 2:7])
     with pytest.raises(CheckpointError, match="parameters only"):
@@ -87,7 +80,7 @@ def test_leaves_written_inline_are_read(tmp_path):
                     "layers_0": {"mlp": {"wo": {"kernel": tree["decoder/layers_0/mlp/wo/kernel"]}}}}}}})  # fmt: skip
     (tmp_path / "checkpoint").write_bytes(content)
     found = t5x_files.read_target(tmp_path)
-    assert_same(found, {path: tree[path] for path in found})
+    same_arrays(found, {path: tree[path] for path in found})
     assert len(found) == 2
 
 
