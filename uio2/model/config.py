@@ -182,6 +182,16 @@ class ModelConfig:
         """
         return _replace(self, changes, where="model_overrides")
 
+    def to_reference(self) -> dict[str, Any]:
+        """The structure of the hub's `config.json`, which `from_reference` reads; see `published.py` for what is lost.
+
+        Raises:
+          ConfigError: that structure cannot say it.
+        """
+        from uio2.model.published import to_reference
+
+        return to_reference(self)
+
     @classmethod
     def from_reference(cls, values: Mapping[str, Any]) -> ModelConfig:
         """The published structure, in the original's names (`T5Config`, ...) or the PyTorch port's (`t5_config`, ...).

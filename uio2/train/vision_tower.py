@@ -185,5 +185,5 @@ def load_vit(path: Any, model_params: Mapping[str, jax.Array]) -> dict[str, jax.
     prefix = "image_vit/"
     stored = {prefix + name: array for name, array in native.load_arrays(path / "vit").items()}
     expected = {k: tuple(v.shape) for k, v in model_params.items() if k.startswith(prefix)}
-    tree.check_shapes(expected, {k: tuple(v.shape) for k, v in stored.items()})
+    tree.check(expected, stored)
     return {**model_params, **{k: jnp.asarray(v) for k, v in stored.items()}}

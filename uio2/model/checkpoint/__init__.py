@@ -1,1 +1,2 @@
-"""Reading and writing parameters: our own layout (`native`) and the published T5X names (`t5x`)."""
+"""Reading and writing parameters: our own layout (`native`), T5X directories (`t5x`), files of the Hugging Face hub
+(`huggingface`). All three read tensor by tensor, straight to where each parameter lives (`stored.py`)."""

@@ -1,7 +1,7 @@
 """Our own layout: `config.json` beside an orbax directory with one zarr array per parameter.
 
-Arrays are stored under our parameter names, float32, layers stacked. OCDBT is off: its files carry random
-names, and equal parameters must give equal bytes.
+Arrays are stored under our parameter names, in the dtype they have, layers stacked. OCDBT is off: its files carry
+random names, and equal parameters must give equal bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from uio2.model.checkpoint import tree
+from uio2.model.checkpoint.stored import Placement, Stored
+from uio2.model.checkpoint.zarr_files import ZarrArray
 from uio2.model.config import ModelConfig
 from uio2.model.unified_io import UnifiedIO2
 
@@ -45,13 +47,27 @@ def save(model: UnifiedIO2, path: str | Path) -> None:
     (path / "config.json").write_text(model.config.to_json() + "\n")
 
 
-def load(path: str | Path) -> UnifiedIO2:
-    """Reads what `save` wrote; raises `CheckpointError` when tensors and config do not agree."""
+def load(path: str | Path, *, dtype: Any = None, sharding: Placement | None = None) -> UnifiedIO2:
+    """Reads what `save` wrote.
+
+    Args:
+      path: the directory.
+      dtype: of the parameters in memory; None keeps what each was stored in.
+      sharding: parameter name -> where it goes; each device reads its own part.
+
+    Raises:
+      CheckpointError: tensors and config do not agree.
+    """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise tree.CheckpointError(f"{path} is not a model checkpoint: it has no config.json")
     config = ModelConfig.from_json((path / "config.json").read_text())
-    return tree.build(load_arrays(path / "params"), config=config)
+    return tree.build(_stored(path / "params"), config=config, dtype=dtype, sharding=sharding)
+
+
+def _stored(path: Path) -> dict[str, Stored]:
+    """The arrays by name, unread: orbax joins the name's parts by dots and keeps each array as zarr."""
+    return {file.parent.name.replace(".", "/"): ZarrArray(file.parent) for file in sorted(path.glob("*/.zarray"))}
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:

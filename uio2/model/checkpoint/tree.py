@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from uio2.model.checkpoint.stored import Placement, Stored, place
 from uio2.model.config import ModelConfig
 from uio2.model.unified_io import UnifiedIO2
 
-SHOWN = 20
-
 
 class CheckpointError(ValueError):
-    """Parameters that do not fit the model; lists every offending path."""
+    """A checkpoint that cannot be read, or parameters that do not fit the model; then it lists every offending path."""
 
 
 def _path(key: tuple[Any, ...]) -> str:
@@ -35,27 +34,46 @@ def flatten(model: nnx.Module) -> dict[str, Any]:
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Our parameter names and shapes for a config."""
-    state = nnx.state(abstract_model(config), nnx.Param)
+    return _shapes(abstract_model(config))
+
+
+def _shapes(model: UnifiedIO2) -> dict[str, tuple[int, ...]]:
+    state = nnx.state(model, nnx.Param)
     return dict(sorted((_path(key), tuple(leaf.shape)) for key, leaf in nnx.to_flat_state(state)))
 
 
-def check_shapes(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises one `CheckpointError` that lists all missing, extra and misshapen tensors."""
-    wrong = [f"missing {p}: expected {expected[p]}" for p in sorted(set(expected) - set(found))]
-    wrong += [f"unexpected {p}: found {found[p]}" for p in sorted(set(found) - set(expected))]
+def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Stored]) -> None:
+    """Raises one `CheckpointError` that lists all missing, extra, misshapen and non-floating tensors."""
+    wrong = [f"missing {p}: expected {expected[p]}, found nothing" for p in sorted(set(expected) - set(found))]
     wrong += [
-        f"misshapen {p}: expected {expected[p]}, found {found[p]}"
-        for p in sorted(set(expected) & set(found))
-        if tuple(expected[p]) != tuple(found[p])
+        f"unexpected {p}: expected nothing, found {tuple(found[p].shape)}" for p in sorted(set(found) - set(expected))
     ]
+    for path in sorted(set(expected) & set(found)):
+        shape, dtype = tuple(found[path].shape), found[path].dtype
+        if tuple(expected[path]) != shape:
+            wrong.append(f"misshapen {path}: expected {tuple(expected[path])}, found {shape}")
+        elif not jnp.issubdtype(dtype, jnp.floating):
+            wrong.append(f"mistyped {path}: expected floating point numbers, found {dtype}")
     if wrong:
         raise CheckpointError(f"{len(wrong)} tensors do not fit the model config:\n  " + "\n  ".join(wrong))
 
 
-def build(flat: Mapping[str, Any], *, config: ModelConfig) -> UnifiedIO2:
-    """A model that holds the arrays of `flat` (our names)."""
-    check_shapes(shapes(config), {p: tuple(a.shape) for p, a in flat.items()})
+def build(
+    flat: Mapping[str, Stored], *, config: ModelConfig, dtype: Any = None, sharding: Placement | None = None
+) -> UnifiedIO2:
+    """A model that holds the arrays of `flat` (our names), read and placed one after another.
+
+    Args:
+      config: the model's.
+      dtype: what to cast to; None keeps each array's own.
+      sharding: where the parameter of a name goes; None, or None from it: the default device.
+    """
     model = abstract_model(config)
+    check(_shapes(model), flat)
     graph, state = nnx.split(model)
-    filled = [(key, leaf.replace(jax.numpy.asarray(flat[_path(key)]))) for key, leaf in nnx.to_flat_state(state)]
+    filled = []
+    for key, leaf in nnx.to_flat_state(state):
+        name = _path(key)
+        where = sharding(name) if sharding is not None else None
+        filled.append((key, leaf.replace(place(flat[name], dtype=dtype, sharding=where))))
     return nnx.merge(graph, nnx.from_flat_state(filled))
