@@ -70,7 +70,7 @@ def test_the_tower_learns_and_moves_into_the_model(tower):
     stored = native.load_arrays(artifact.path / "vit")
     before, after = tree.flatten(fresh), tree.flatten(placed)
     for name, value in after.items():
-        inside = name.removeprefix("image_input/vit/")
+        inside = name.removeprefix("image_vit/")
         np.testing.assert_array_equal(value, stored[inside] if inside != name else before[name])
 
 
@@ -92,7 +92,7 @@ def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
     assert history[-1] < 0.8 * history[0]
     assert stats["examples"] == 480
     model = native.load(context.out / "model")
-    tower_after = tree.flatten(model)["image_input/vit/patch/kernel"]
+    tower_after = tree.flatten(model)["image_vit/patch/kernel"]
     stored = native.load_arrays(tower[0].path / "vit")["patch/kernel"]
     np.testing.assert_array_equal(tower_after, stored)  # frozen means frozen: no decay either
 

@@ -19,20 +19,29 @@ def attend(
     v: Float[Array, "b s h k"],
     *,
     mask: Bool[Array, "b t s"],
+    divisor: Float[Array, "h 1"] | float | None = None,
 ) -> Float[Array, "b t h k"]:
-    """softmax(q k / sqrt(head_dim)) v in float32 logits.
+    """softmax(q k / divisor) v in float32 logits; the divisor is sqrt(head_dim) unless given.
 
     A row whose every key is masked attends uniformly: -1e10 swallows the differences in float32.
     """
-    scale = jnp.sqrt(jnp.float32(q.shape[-1]))
-    logits = jnp.einsum("bthk,bshk->bhts", q.astype(jnp.float32) / scale, k.astype(jnp.float32))
+    divisor = jnp.sqrt(jnp.float32(q.shape[-1])) if divisor is None else divisor
+    logits = jnp.einsum("bthk,bshk->bhts", q.astype(jnp.float32) / divisor, k.astype(jnp.float32))
     logits = logits + jnp.where(mask, 0.0, MASKED)[:, None]
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
     return jnp.einsum("bhts,bshk->bthk", weights, v)
 
 
 class Attention(nnx.Module):
-    """Projections around `attend`; `source` is the input itself or the encoder's output."""
+    """Projections around `attend`; `source` is the input itself or the encoder's output.
+
+    Args:
+      features: width in and out.
+      heads, head_dim: the inner width is their product.
+      qk_norm: RMS norm of queries and keys over head_dim.
+      bias: in all four projections.
+      rngs: source of the initial parameters.
+    """
 
     def __init__(self, features: int, *, heads: int, head_dim: int, qk_norm: bool, bias: bool = False, rngs: nnx.Rngs):
         width = heads * head_dim
@@ -73,3 +82,31 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b t d"]:
         k, v = self.keys_values(source, source_rotary)
         return self.project(attend(self.queries(x, rotary), k, v, mask=mask))
+
+
+COSINE_EPSILON = 1e-12
+MAX_LOGIT_SCALE = 100.0
+
+
+class CosineAttention(nnx.Module):
+    """softmax of a learned multiple of the cosine between query and key (spec section 3; Liu et al. 2022,
+    arXiv:2111.09883), for the resamplers of the published xxl."""
+
+    def __init__(self, features: int, *, heads: int, head_dim: int, rngs: nnx.Rngs):
+        self.projections = Attention(features, heads=heads, head_dim=head_dim, qk_norm=False, rngs=rngs)
+        self.logit_scale = nnx.Param(jnp.full(heads, jnp.log(10.0)))
+
+    def __call__(
+        self, x: Float[Array, "b t d"], source: Float[Array, "b s d"], *, mask: Bool[Array, "b t s"]
+    ) -> Float[Array, "b t d"]:
+        project = self.projections
+        k, v = project.keys_values(source, None)
+        divisor = jnp.exp(-jnp.minimum(self.logit_scale[...], jnp.log(MAX_LOGIT_SCALE)))[:, None]
+        q = _unit(project.queries(x, None))
+        return project.project(attend(q, _unit(k), v, mask=mask, divisor=divisor))
+
+
+def _unit(x: Float[Array, "b t h k"]) -> Float[Array, "b t h k"]:
+    x32 = x.astype(jnp.float32)
+    length = jnp.sum(jnp.square(x32), axis=-1, keepdims=True)
+    return (x32 * jax.lax.rsqrt(length + COSINE_EPSILON)).astype(x.dtype)

@@ -50,6 +50,9 @@ class ModelConfig:
       image_codec, audio_codec: what turns target images and spectrograms into codes and back.
       freeze_vit: no gradient flows into the vision transformers (always so in the original, whatever it was set to).
       input_modalities, target_modalities: what exists; parameters of the rest do not.
+      unk_mask_token: the decoder sees token 1 in place of image and audio codes that the task masks.
+      shift_back_input_token: an example in which the task masks any code shows the decoder every code at its own
+        place, not one later; meant to go with `unk_mask_token` (spec section 6).
       qk_norm: RMS norm of queries and keys over head_dim.
       dtype: computation of transformer, resamplers and spectrogram codec: `float32` or `bfloat16`. Parameters, norms,
         softmax, logits, vision transformers and the image codec are float32 in either (spec section 2, 3).
@@ -85,6 +88,8 @@ class ModelConfig:
     freeze_vit: bool = True
     input_modalities: tuple[str, ...] = INPUT_MODALITIES
     target_modalities: tuple[str, ...] = TARGET_MODALITIES
+    unk_mask_token: bool = False
+    shift_back_input_token: bool = False
     qk_norm: bool = True
     dtype: str = "float32"
     remat: str = "none"
@@ -188,6 +193,8 @@ class ModelConfig:
             **{k: t5[k] for k in ("emb_dim", "num_heads", "head_dim", "mlp_dim", "qk_norm")},
             **{k: t5[k] for k in ("num_encoder_layers", "num_decoder_layers", "image_vocab_size", "audio_vocab_size")},
             **{k: t5[k] for k in ("encoder_max_text_length", "decoder_max_text_length", "audio_patch_size")},
+            unk_mask_token=t5.get("unk_mask_token", False),
+            shift_back_input_token=t5.get("shift_back_input_token", False),
             dtype=t5.get("dtype", "float32"),
             text_vocab_size=t5["vocab_size"],
             image_size=tuple(t5["default_image_vit_size"]),

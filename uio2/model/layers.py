@@ -42,8 +42,8 @@ class RMSNorm(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer norm with bias; variance as max(0, E[x^2] - E[x]^2) in float32, like the original."""
 
-    def __init__(self, features: int, *, epsilon: float):
-        self.scale = nnx.Param(jnp.ones(features))
+    def __init__(self, features: int, *, epsilon: float, scale: bool = True):
+        self.scale = nnx.Param(jnp.ones(features)) if scale else None
         self.bias = nnx.Param(jnp.zeros(features))
         self.epsilon = epsilon
 
@@ -51,8 +51,9 @@ class LayerNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         mean = jnp.mean(x32, -1, keepdims=True)
         variance = jnp.maximum(0.0, jnp.mean(jnp.square(x32), -1, keepdims=True) - jnp.square(mean))
-        y = (x32 - mean) * (jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]
-        return y.astype(x.dtype)
+        factor = jax.lax.rsqrt(variance + self.epsilon)
+        factor = factor if self.scale is None else factor * self.scale[...]
+        return ((x32 - mean) * factor + self.bias[...]).astype(x.dtype)
 
 
 class Embedding(nnx.Module):
@@ -82,3 +83,15 @@ class GatedMLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         return self.wo(jax.nn.silu(self.wi_0(x)) * self.wi_1(x))
+
+
+class MLP(nnx.Module):
+    """gelu(x wi) wo; `tanh_gelu` chooses the approximation of GELU."""
+
+    def __init__(self, features: int, hidden: int, *, tanh_gelu: bool, rngs: nnx.Rngs):
+        self.wi = Dense(features, hidden, rngs=rngs)
+        self.wo = Dense(hidden, features, rngs=rngs)
+        self.tanh_gelu = tanh_gelu
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        return self.wo(jax.nn.gelu(self.wi(x), approximate=self.tanh_gelu))

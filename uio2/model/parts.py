@@ -67,6 +67,15 @@ class ResamplerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CodecLevel:
+    """One resolution of the image codec: width on entry, width of its blocks, whether attention follows each."""
+
+    features_in: int
+    features_out: int
+    attention: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageCodecConfig:
     """The VQGAN between pixels and codes (Esser et al. 2021, arXiv:2012.09841; spec section 10).
 
@@ -77,7 +86,7 @@ class ImageCodecConfig:
       z_channels: width of a code.
       num_codes: rows of the codebook.
       image_size: height and width, pixels.
-      attention_sides: sides of the feature map at which attention follows each residual block.
+      attention_sides: sides (heights) of the feature map at which attention follows each residual block.
     """
 
     channels: int = 128
@@ -97,6 +106,21 @@ class ImageCodecConfig:
     def grid(self) -> tuple[int, int]:
         """Rows and columns of codes."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def levels_down(self) -> tuple[CodecLevel, ...]:
+        """The encoder's levels, from the pixels down."""
+        widths = [self.channels * m for m in (1, *self.multipliers)]
+        return tuple(self._level(i, widths[i], widths[i + 1]) for i in range(len(self.multipliers)))
+
+    @property
+    def levels_up(self) -> tuple[CodecLevel, ...]:
+        """The decoder's levels, from the lowest resolution up (spec section 10)."""
+        widths = [self.channels * m for m in (*self.multipliers, self.multipliers[-1])]
+        return tuple(self._level(i, widths[i + 1], widths[i]) for i in reversed(range(len(self.multipliers))))
+
+    def _level(self, depth: int, features_in: int, features_out: int) -> CodecLevel:
+        return CodecLevel(features_in, features_out, self.image_size[0] // 2**depth in self.attention_sides)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,14 @@ from typing import Any
 import jax
 from flax import nnx
 
+# By name: what the backward pass may keep of a layer; None keeps everything (no recomputation). `dots` keeps the
+# projections and not attention's logits, which are the largest arrays of a layer: they are products with batch axes.
+_KEEP: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
 
 class Stack[Layer: nnx.Module](nnx.Module):
     """`length` copies of one module; every parameter has a leading layer axis.
@@ -17,9 +25,12 @@ class Stack[Layer: nnx.Module](nnx.Module):
       make: builds one layer from `nnx.Rngs`.
       length: number of layers.
       unroll: layers per scan step; 0 means all.
+      remat: what the backward pass computes again, `none`, `full` or `dots` (see `ModelConfig.remat`).
     """
 
-    def __init__(self, make: Callable[[nnx.Rngs], Layer], *, length: int, unroll: int, rngs: nnx.Rngs):
+    def __init__(
+        self, make: Callable[[nnx.Rngs], Layer], *, length: int, unroll: int, remat: str = "none", rngs: nnx.Rngs
+    ):
         @nnx.split_rngs(splits=length)
         @nnx.vmap(in_axes=0, out_axes=0)
         def create(rngs: nnx.Rngs) -> Layer:
@@ -28,6 +39,7 @@ class Stack[Layer: nnx.Module](nnx.Module):
         self.layers: Layer = create(rngs)
         self.length = length
         self.unroll = unroll or length
+        self.remat = remat
 
     def scan(self, apply: Callable[[Any, Any], Any], carry: Any, *, collect: bool = False) -> tuple[Any, Any]:
         """Runs `carry = apply(layer, carry)` over the layers.
@@ -41,6 +53,10 @@ class Stack[Layer: nnx.Module](nnx.Module):
             carry = apply(nnx.merge(graph, layer_state), carry)
             return carry, (carry if collect else None)
 
+        if self.remat != "none":
+            # Forward and backward are loops of their own unless all is unrolled: only then could XLA merge the
+            # recomputation with what it repeats.
+            body = jax.checkpoint(body, policy=_KEEP[self.remat], prevent_cse=self.unroll >= self.length)
         return jax.lax.scan(body, carry, state, unroll=self.unroll)
 
     def unstacked(self) -> Iterator[Layer]:

@@ -2,55 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from uio2.model.attention import Attention
 from uio2.model.config import ModelConfig
 from uio2.model.layers import GatedMLP, RMSNorm
+from uio2.model.rows import Segment
 from uio2.model.stack import Stack
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """Tokens of one modality, or of several placed in one row.
-
-    Attributes:
-      embed: [b, t, d].
-      mask: bool [b, t], real tokens.
-      rotary: float32 [b, t, head_dim/2, 2], or None when the model has no positions.
-      segment_ids: int32 [b, t] or None; tokens see only their own segment.
-    """
-
-    embed: Float[Array, "b t d"]
-    mask: Bool[Array, "b t"]
-    rotary: Array | None = None
-    segment_ids: Int[Array, "b t"] | None = None
-
-
-def assemble(segments: list[Segment]) -> Segment:
-    """Places segments one after another in a row; masked positions stay where they are."""
-    if len(segments) == 1:
-        return segments[0]
-
-    def join(parts: list[Array]) -> Array:
-        return jnp.concatenate(parts, axis=1)
-
-    def join_if_all(parts: list[Array | None]) -> Array | None:
-        known = [part for part in parts if part is not None]
-        return join(known) if len(known) == len(parts) else None
-
-    return Segment(
-        join([s.embed for s in segments]),
-        join([s.mask for s in segments]),
-        join_if_all([s.rotary for s in segments]),
-        join_if_all([s.segment_ids for s in segments]),
-    )
 
 
 def _attention(config: ModelConfig, rngs: nnx.Rngs) -> Attention:
@@ -97,12 +57,12 @@ class Encoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.blocks = Stack(
             lambda r: EncoderBlock(config, rngs=r),
-            length=config.num_encoder_layers, unroll=config.scan_unroll, rngs=rngs,
+            length=config.num_encoder_layers, unroll=config.scan_unroll, remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = RMSNorm(config.emb_dim)
 
     def __call__(self, row: Segment) -> Float[Array, "b t d"]:
-        mask = row.mask[:, :, None] & row.mask[:, None, :]
+        mask = row.self_mask()
         x, _ = self.blocks.scan(lambda block, h: block(h, mask=mask, rotary=row.rotary), row.embed)
         return self.norm(x)
 
@@ -111,17 +71,15 @@ class Decoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.blocks = Stack(
             lambda r: DecoderBlock(config, rngs=r),
-            length=config.num_decoder_layers, unroll=config.scan_unroll, rngs=rngs,
+            length=config.num_decoder_layers, unroll=config.scan_unroll, remat=config.remat, rngs=rngs,
         )  # fmt: skip
         self.norm = RMSNorm(config.emb_dim)
 
     def __call__(self, row: Segment, *, encoded: Array, source: Segment) -> Float[Array, "b t d"]:
         """`source` is the encoder's input row: its mask and positions."""
-        valid = row.mask[:, :, None] & row.mask[:, None, :]
-        self_mask = valid & jnp.tril(jnp.ones(valid.shape[1:], bool))
-        if row.segment_ids is not None:
-            self_mask &= row.segment_ids[:, :, None] == row.segment_ids[:, None, :]
-        cross_mask = row.mask[:, :, None] & source.mask[:, None, :]
+        seen = row.self_mask()
+        self_mask = seen & jnp.tril(jnp.ones(seen.shape[1:], bool))
+        cross_mask = row.cross_mask(source)
         x, _ = self.blocks.scan(
             lambda block, h: block(
                 h,

@@ -28,7 +28,7 @@ def make_optimizer(spec: OptimizerSpec, *, steps: int, frozen: tuple[str, ...] =
     Args:
       spec: settings.
       steps: where the schedule ends.
-      frozen: name prefixes ("image_input/vit/") of parameters that stay as they are: no update, no decay, no moments.
+      frozen: name prefixes ("image_vit/") of parameters that stay as they are: no update, no decay, no moments.
     """
     adamw = optax.chain(
         optax.clip_by_global_norm(spec.clip_norm),

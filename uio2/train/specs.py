@@ -128,5 +128,6 @@ TRAIN = StageType(
     kind="checkpoint",
     spec=TrainSpec,
     run="uio2.train.train_stage:run",
+    code_version="2",  # the vision transformer's parameters are called image_vit/
     volatile=_VOLATILE,
 )

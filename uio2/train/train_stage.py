@@ -21,7 +21,7 @@ from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
 
 DATASETS = ("coco", "refcoco")
-VIT = "image_input/vit/"
+VIT = "image_vit/"
 
 
 def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> UnifiedIO2:

@@ -42,15 +42,14 @@ class DenseTower(nnx.Module):
     """The vision transformer under a linear head: `classes` + 1 scores, 4 distances and 3 colours per patch."""
 
     def __init__(self, config: ModelConfig, *, classes: int, rngs: nnx.Rngs):
-        self.vit = VisionTransformer(
-            config.image_vit, patch_dim=config.patch_dim, grid=config.image_grid, unroll=config.scan_unroll, rngs=rngs
-        )
+        self.vit = VisionTransformer.of(config, rngs=rngs)
+        self.grid = config.image_grid
         self.head = Dense(2 * config.image_vit.emb_dim, classes + 8, bias=True, rngs=rngs)
 
     def __call__(
         self, batch: Mapping[str, Array]
     ) -> tuple[Float[Array, "b n c"], Float[Array, "b n 4"], Float[Array, "b n 3"]]:
-        features = self.vit(batch["image"], mask=batch["mask"], pos_ids=batch["pos_ids"])
+        features = self.vit(batch["image"], mask=batch["mask"], pos_ids=batch["pos_ids"], grid=self.grid)
         out = self.head(features)
         return out[..., :-7], out[..., -7:-3], out[..., -3:]
 
@@ -183,7 +182,7 @@ def _last(history: list[dict[str, float]]) -> dict[str, float]:
 
 def load_vit(path: Any, model_params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """`model_params` (our names) with the vision transformer of a `vision-tower` artifact in its place."""
-    prefix = "image_input/vit/"
+    prefix = "image_vit/"
     stored = {prefix + name: array for name, array in native.load_arrays(path / "vit").items()}
     expected = {k: tuple(v.shape) for k, v in model_params.items() if k.startswith(prefix)}
     tree.check_shapes(expected, {k: tuple(v.shape) for k, v in stored.items()})
