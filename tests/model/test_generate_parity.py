@@ -5,11 +5,13 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from tests.model.reference import GOLDEN, load_case, needs_golden, parameters, seeded
+from tests.model.reference import GOLDEN, golden_model, load_case, needs_golden, parameters, seeded
 from uio2.model.checkpoint import t5x
 from uio2.model.generate import GenerateSettings, Locations, generate, score_options
 from uio2.model.generate import logits as on
+from uio2.model.generate.cached import CachedDecoder
 
 pytestmark = needs_golden
 LENGTH = 16
@@ -55,6 +57,33 @@ def test_beam_search_agrees(name, case, variant, stored):
     np.testing.assert_allclose(output.beams.scores, seen(scores), rtol=1e-5)
     np.testing.assert_allclose(output.beams.logprobs, seen(logprobs)[:, :, :LENGTH], atol=2e-4)
     assert int(output.steps) == LENGTH
+
+
+def test_packed_inputs_agree(case, stored):
+    settings = GenerateSettings(num_beams=1, compat=True)
+    output = generate(case.model, case.batch, settings=settings, max_length=LENGTH, horizontally_pack_inputs=700)
+    np.testing.assert_array_equal(output.tokens, stored["text/beam1_hpack700/text-tokens"])
+    np.testing.assert_allclose(output.scores, stored["text/beam1_hpack700/text-scores"][:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("modality", ["image", "audio"])
+def test_cached_steps_of_codes_agree(modality, stored):
+    case = load_case("c_text2image")  # both were made from the inputs of this case
+    model = golden_model(dataclasses.replace(case.model.config, target_modalities=(modality,)))
+    tokens = stored[f"{modality}/step_input_tokens"]
+
+    @nnx.jit
+    def steps(model, inputs):
+        decoder = CachedDecoder(model, model.source(inputs), modality=modality, length=tokens.shape[1])
+        caches, every = decoder.empty(), []
+        for i in range(tokens.shape[1]):
+            logits, caches = decoder.step(tokens[:, i : i + 1], caches=caches, index=jnp.int32(i))
+            every.append(logits)
+        return jnp.concatenate(every, axis=1)
+
+    logits = steps(model, {key: value for key, value in case.batch.items() if key.startswith("inputs/")})
+    np.testing.assert_allclose(logits[:, :, ::16], stored[f"{modality}/step_logits[:, :, ::16]"], atol=2e-4)
+    np.testing.assert_array_equal(np.argmax(logits, axis=-1), stored[f"{modality}/step_argmax"])
 
 
 def test_sampling_at_temperature_zero_agrees(case, stored):

@@ -12,29 +12,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from uio2.model.attention import attend
-from uio2.model.generate.targets import Target
+from uio2.model.rows import Segment
 from uio2.model.transformer import DecoderBlock
-from uio2.model.unified_io import Batch, UnifiedIO2
+from uio2.model.unified_io import UnifiedIO2
 
 Pair = tuple[Array, Array]
 Caches = list[Pair]
 
 
 class CachedDecoder:
-    """One target modality of a model on one batch of inputs; made and used inside one jit.
+    """One target modality of a model on encoded inputs; made and used inside one jit.
 
     Args:
       model: the model.
-      inputs: the `inputs/...` part of a batch of b rows; encoded here, once.
-      target: the modality to decode.
+      source: the encoder's input row for b examples; encoded here, once.
+      modality: what to decode.
       length: positions of the caches.
       beams: sequences per row.
     """
 
-    def __init__(self, model: UnifiedIO2, inputs: Batch, *, target: Target, length: int, beams: int = 1):
-        source = model.source(inputs)
+    def __init__(self, model: UnifiedIO2, source: Segment, *, modality: str, length: int, beams: int = 1):
         encoded = model.encoder(source)
-        self._model, self._target = model, target
+        self._model, self._modality = model, modality
         self._blocks = list(model.decoder.blocks.unstacked())
         self._cross = [block.cross_attention.keys_values(encoded, source.rotary) for block in self._blocks]
         self._cross_mask = jnp.broadcast_to(source.mask[:, None, :], (encoded.shape[0], beams, encoded.shape[1]))
@@ -51,12 +50,13 @@ class CachedDecoder:
         self, tokens: Int[Array, "b n"], *, caches: Caches, index: Int[Array, ""]
     ) -> tuple[Float[Array, "b n v"], Caches]:
         """Logits of what follows `tokens` (one per beam) at position `index`, and the caches with them added."""
-        embed, rotary = self._target.embed(self._model, tokens, index=index)
-        x, updated = embed, []
+        ones = jnp.ones(tokens.shape, jnp.int32)
+        new = self._model.target_segment(tokens, modality=self._modality, mask=ones, pos_ids=ones * index)
+        x, updated = new.embed, []
         for block, cache, cross in zip(self._blocks, caches, self._cross, strict=True):
-            x, cache = self._layer(block, x, cache=cache, cross=cross, rotary=rotary, index=index)
+            x, cache = self._layer(block, x, cache=cache, cross=cross, rotary=new.rotary, index=index)
             updated.append(cache)
-        return self._target.logits(self._model, self._model.decoder.norm(x)), updated
+        return self._model.logits(self._model.decoder.norm(x), modality=self._modality), updated
 
     def _layer(
         self, block: DecoderBlock, x: Array, *, cache: Pair, cross: Pair, rotary: Array | None, index: Array

@@ -19,8 +19,9 @@ from uio2.model.generate.cached import CachedDecoder
 from uio2.model.generate.rules import Rules
 from uio2.model.generate.sampler import sample
 from uio2.model.generate.settings import NEUTRAL, GenerateSettings
-from uio2.model.generate.targets import EOS, Target
+from uio2.model.generate.target import EOS, Target
 from uio2.model.parts import ConfigError
+from uio2.model.targets import FIRST_CODE
 from uio2.model.unified_io import Batch, UnifiedIO2
 
 
@@ -37,6 +38,8 @@ class GenerateOutput:
       scores: float32 [b], the sum of `logprobs`; with beam search the best beam's score.
       steps: int32, decoder steps taken.
       beams: all beams of beam search, else None.
+      pixels: float32 [b, h, w, 3] in 0..1, of images.
+      spectrogram: float32 [b, time, frequency], of audio, on the scale of the audio targets.
     """
 
     tokens: Int[Array, "b t"]
@@ -44,6 +47,8 @@ class GenerateOutput:
     scores: Float[Array, " b"]
     steps: Int[Array, ""]
     beams: Beams | None = None
+    pixels: Float[Array, "b h w 3"] | None = None
+    spectrogram: Float[Array, "b t f"] | None = None
 
 
 def generate(
@@ -53,6 +58,8 @@ def generate(
     modality: str = "text",
     settings: GenerateSettings | None = None,
     max_length: int | None = None,
+    render: bool = True,
+    horizontally_pack_inputs: int | None = None,
     unconditional: Mapping[str, ArrayLike] | None = None,
     allowed: ArrayLike | None = None,
     row_ids: ArrayLike | None = None,
@@ -65,6 +72,9 @@ def generate(
       modality: text, image or audio.
       settings: how; None for the modality's defaults (`GenerateSettings.for_modality`).
       max_length: instead of `settings.max_length`.
+      render: also run the codec that makes the pixels or the spectrogram.
+      horizontally_pack_inputs: length of the encoder's rows, real tokens packed to the front; what does not fit is
+        dropped. None: no packing. The same answers for less work where batches are mostly padding.
       unconditional: inputs of the same shapes that guidance steers away from; None for the batch with an empty text
         (EOS alone) and everything else masked.
       allowed: bool [t, v], or [1, v] for every step: the ids that may be produced at each step.
@@ -88,11 +98,15 @@ def generate(
     if ids.shape != (rows,):
         raise ConfigError(f"row_ids have shape {ids.shape}; expected ({rows},), one per row of the batch")
     graph, state = nnx.split(model)
-    return _generate(
-        graph, state, inputs, ids, jnp.uint32(settings.seed),
-        {name: jnp.float32(getattr(settings, name)) for name in NEUTRAL}, _checked(allowed, target, length=length),
-        target.as_in_original() if settings.compat else target, settings.structure, length,
+    how = _How(
+        target.as_in_original() if settings.compat else target, settings.structure, length, horizontally_pack_inputs
+    )
+    output = _generate(
+        graph, how, state, inputs=inputs, row_ids=ids, seed=jnp.uint32(settings.seed),
+        numbers={name: jnp.float32(getattr(settings, name)) for name in NEUTRAL},
+        allowed=_checked(allowed, target, length=length),
     )  # fmt: skip
+    return _rendered(model, output, modality) if render and modality != "text" else output
 
 
 def unconditional_inputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -134,17 +148,43 @@ def _checked(allowed: ArrayLike | None, target: Target, *, length: int) -> Array
     return jnp.asarray(mask)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7, 8, 9))
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """What the loop is compiled for."""
+
+    target: Target
+    switches: GenerateSettings
+    length: int
+    pack: int | None
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _generate(
-    graph: Any, state: Any, inputs: Batch, row_ids: Array, seed: Array, numbers: dict[str, Array],
-    allowed: Array | None, target: Target, switches: GenerateSettings, length: int,
+    graph: Any, how: _How, state: Any, *, inputs: Batch, row_ids: Array, seed: Array, numbers: dict[str, Array],
+    allowed: Array | None,
 ) -> GenerateOutput:  # fmt: skip
     model: UnifiedIO2 = nnx.merge(graph, state)
-    rules = Rules(target, switches, numbers, allowed)
-    decoder = CachedDecoder(model, inputs, target=target, length=length, beams=max(switches.num_beams, 1))
-    if switches.num_beams:
+    rules = Rules(how.target, how.switches, numbers, allowed)
+    decoder = CachedDecoder(
+        model, model.source(inputs, length=how.pack), modality=how.target.modality, length=how.length,
+        beams=max(how.switches.num_beams, 1),
+    )  # fmt: skip
+    if how.switches.num_beams:
         beams, steps = beam_search(decoder, rules)
         return GenerateOutput(beams.tokens[:, 0], beams.logprobs[:, 0], beams.scores[:, 0], steps, beams)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), row_ids)
     end = sample(decoder, rules, keys=keys)
     return GenerateOutput(end.tokens, end.logprobs, end.logprobs.sum(axis=-1), end.step)
+
+
+def _rendered(model: UnifiedIO2, output: GenerateOutput, modality: str) -> GenerateOutput:
+    codec = (model.image_target if modality == "image" else model.audio_target).codec
+    values = _decode(*nnx.split(codec), output.tokens)
+    if modality == "image":
+        return dataclasses.replace(output, pixels=jnp.clip((values + 1) / 2, 0, 1))
+    return dataclasses.replace(output, spectrogram=values[..., 0])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(graph: Any, state: Any, tokens: Int[Array, "b t"]) -> Array:
+    return nnx.merge(graph, state).decode(tokens - FIRST_CODE)

@@ -100,7 +100,7 @@ def _log_probabilities(model: UnifiedIO2, inputs: Batch, options: Int[Array, "b 
 
     def of_one(option: tuple[Array, Array]) -> Array:
         states, ids = option
-        every = jax.nn.log_softmax(model.text_embedder.logits(states))
+        every = jax.nn.log_softmax(model.logits(states))
         return jnp.take_along_axis(every, ids[..., None], axis=-1)[..., 0]
 
     by_option = hidden.reshape(rows, count, length, -1).swapaxes(0, 1), options.swapaxes(0, 1)

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from uio2.model.generate import logits as on
 from uio2.model.generate.settings import NEUTRAL, GenerateSettings
-from uio2.model.generate.targets import START, Target
+from uio2.model.generate.target import Target
+from uio2.model.targets import START
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from uio2.model.generate import logits as on
 from uio2.model.generate.cached import CachedDecoder, Caches
 from uio2.model.generate.rules import Rules
-from uio2.model.generate.targets import START
+from uio2.model.targets import START
 
 
 class Sampled(NamedTuple):
