@@ -40,9 +40,7 @@ class Encoded:
     kept: Bool[Array, "i"]
 
 
-def encode_real(
-    encode: Callable[[Any], Array], items: Any, *, present: Bool[Array, "i"], slots: int | None
-) -> Encoded:
+def encode_real(encode: Callable[[Any], Array], items: Any, *, present: Bool[Array, "i"], slots: int | None) -> Encoded:
     """`encode(items)`, on `slots` items at most: the present ones in order.
 
     Args:
