@@ -42,14 +42,25 @@ def row_of(batch, row):
     return {key: value[row : row + 1] for key, value in batch.items()}
 
 
+forward = nnx.jit(lambda model, batch: model(batch))
+
+
 def forced_log_probabilities(model, batch, tokens):
     """Of each token of [b, t] given those before it, by the whole decoder at once."""
     tokens = np.asarray(tokens)
     ones = np.ones(tokens.shape, np.int32)
     targets = {"inputs": np.pad(tokens, ((0, 0), (1, 0)))[:, :-1], "targets": np.maximum(tokens, 2), "mask": ones,
                "pos_ids": ones * np.arange(tokens.shape[1], dtype=np.int32), "segment_ids": ones}  # fmt: skip
-    logits = model(batch | {f"targets/text/{key}": value for key, value in targets.items()})["text"].logits
+    logits = forward(model, batch | {f"targets/text/{key}": value for key, value in targets.items()})["text"].logits
     return np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), tokens[..., None], axis=-1)[..., 0]
+
+
+def first_log_probabilities(model, batch):
+    """Of every first token, [b, v]."""
+    rows, vocab = len(batch["inputs/text/tokens"]), model.config.text_vocab_size
+    repeated = {key: np.repeat(value, vocab, axis=0) for key, value in batch.items()}
+    every = np.tile(np.arange(vocab), rows)[:, None]
+    return forced_log_probabilities(model, repeated, every)[:, 0].reshape(rows, vocab)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +87,7 @@ def test_drawing_among_one_token_is_greedy(model):
 def test_samples_have_the_model_s_frequencies(model):
     rows = 4000
     batch = {key: np.repeat(value, rows, axis=0) for key, value in row_of(inputs_of(TEXT), 0).items()}
-    scores = np.array([forced_log_probabilities(model, row_of(batch, 0), [[i]])[0, 0] for i in range(13)])
+    scores = first_log_probabilities(model, row_of(batch, 0))[0]
 
     def expected(kept, temperature):
         chance = np.where(kept, np.exp(scores / temperature), 0.0)
@@ -114,7 +125,9 @@ def test_rows_with_equal_inputs_draw_differently(model):
     assert len(np.unique(tokens, axis=0)) == 4
 
 
-@pytest.mark.parametrize("settings", [GenerateSettings(), GenerateSettings(temperature=1.0), GenerateSettings(num_beams=3)])
+@pytest.mark.parametrize(
+    "settings", [GenerateSettings(), GenerateSettings(temperature=1.0), GenerateSettings(num_beams=3)]
+)
 def test_decoding_ends_when_every_row_has(model, settings):
     allowed = np.ones((12, 13), bool)
     allowed[:3, :2] = False  # neither padding nor the end before the fourth token,
@@ -192,12 +205,8 @@ def test_guidance_mixes_log_probabilities(model):
     np.testing.assert_array_equal(same.tokens, plain.tokens)
     np.testing.assert_allclose(same.logprobs, plain.logprobs, atol=1e-4)
     guided = generate(model, batch, settings=GenerateSettings(guidance=4.0), unconditional=away, max_length=1)
-
-    def first(inputs):
-        every = [forced_log_probabilities(model, inputs, np.full((3, 1), i))[:, 0] for i in range(13)]
-        return np.stack(every, axis=1)
-
-    mixed = np.asarray(jax.nn.log_softmax(5 * first(batch) - 4 * first(away)))
+    towards, off = (first_log_probabilities(model, inputs) for inputs in (batch, away))
+    mixed = np.asarray(jax.nn.log_softmax(5 * towards - 4 * off))
     np.testing.assert_array_equal(np.asarray(guided.tokens)[:, 0], mixed.argmax(axis=1))
     np.testing.assert_allclose(np.asarray(guided.logprobs)[:, 0], mixed.max(axis=1), atol=1e-4)
 
@@ -241,7 +250,7 @@ def test_codes_are_decoded_one_by_one_and_rendered(codes_model, modality, tokens
     assert int(output.steps) == tokens
     ones = np.ones(ids.shape, np.int32)
     targets = {f"targets/{modality}/codes": ids - 2, f"targets/{modality}/mask": ones}
-    logits = codes_model(batch | targets)[modality].logits
+    logits = forward(codes_model, batch | targets)[modality].logits
     forced = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), ids[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(output.logprobs, forced, atol=1e-5)
     if modality == "image":
@@ -322,6 +331,7 @@ def test_requests_that_do_not_fit_the_model_are_refused(model, codes_model):
         (model, {"allowed": np.zeros((1, 13), bool)}, "nothing at step 0"),
         (model, {"row_ids": [1]}, "row_ids have shape"),
         (codes_model, {"modality": "image", "max_length": 3}, "always has 16 tokens"),
+        (model, {"settings": GenerateSettings(guidance=1.0), "unconditional": {}}, "nothing at inputs/text/tokens"),
     )
     for which, request, expected in cases:
         with pytest.raises(ConfigError, match=expected):

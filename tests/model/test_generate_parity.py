@@ -53,7 +53,9 @@ def test_beam_search_agrees(name, case, variant, stored):
     model = variant if name.startswith("variant") else case.model
     output = generate(model, case.batch, settings=settings, max_length=LENGTH)
     ours = np.asarray(output.beams.tokens)
-    np.testing.assert_array_equal(ours if tokens.ndim == 3 else ours[:, 0], seen(tokens) if tokens.ndim == 3 else tokens)
+    np.testing.assert_array_equal(
+        ours if tokens.ndim == 3 else ours[:, 0], seen(tokens) if tokens.ndim == 3 else tokens
+    )
     np.testing.assert_allclose(output.beams.scores, seen(scores), rtol=1e-5)
     np.testing.assert_allclose(output.beams.logprobs, seen(logprobs)[:, :, :LENGTH], atol=2e-4)
     assert int(output.steps) == LENGTH
@@ -124,7 +126,9 @@ def test_top_p_then_top_k_then_temperature_agrees(stored):
     values, ids = on.top_k(jnp.asarray(stored["filter/in_logits"]), k=20, p=0.9)
     kept = np.asarray(values) > on.REMOVED / 2
     np.testing.assert_array_equal(np.asarray(ids)[kept], stored[f"{name}/indices"][kept])
-    np.testing.assert_allclose(on.heat(values, temperature=0.9), stored[f"{name}/values_over_temperature_0.9"], rtol=1e-6)
+    np.testing.assert_allclose(
+        on.heat(values, temperature=0.9), stored[f"{name}/values_over_temperature_0.9"], rtol=1e-6
+    )
 
 
 def test_preferring_locations_agrees(stored):

@@ -92,8 +92,7 @@ def generate(
     inputs = {key: jnp.asarray(value) for key, value in batch.items() if key.startswith("inputs/")}
     rows = next(iter(inputs.values())).shape[0]
     if settings.guidance:
-        away = unconditional_inputs(inputs) if unconditional is None else unconditional
-        inputs = {key: jnp.concatenate([value, jnp.asarray(away[key])]) for key, value in inputs.items()}
+        inputs = _doubled(inputs, unconditional_inputs(inputs) if unconditional is None else unconditional)
     ids = jnp.arange(rows) if row_ids is None else jnp.asarray(row_ids)
     if ids.shape != (rows,):
         raise ConfigError(f"row_ids have shape {ids.shape}; expected ({rows},), one per row of the batch")
@@ -122,15 +121,22 @@ def unconditional_inputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {**inputs, **masks, "inputs/text/tokens": tokens, "inputs/text/mask": (tokens > 0).astype(jnp.int32)}
 
 
+def _doubled(inputs: Mapping[str, Array], away: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """The conditional rows and then the unconditional ones."""
+    for key, value in inputs.items():
+        if key not in away or jnp.shape(away[key]) != value.shape:
+            found = f"shape {jnp.shape(away[key])}" if key in away else "nothing"
+            raise ConfigError(f"unconditional has {found} at {key}; expected shape {value.shape}, as in the batch")
+    return {key: jnp.concatenate([value, jnp.asarray(away[key])]) for key, value in inputs.items()}
+
+
 def _length(target: Target, settings: GenerateSettings) -> int:
     if settings.max_length is None:
         return target.length
     if target.modality != "text" and settings.max_length != target.length:
         raise ConfigError(f"max_length is {settings.max_length}; {target.modality} always has {target.length} tokens")
     if settings.max_length > target.length:
-        raise ConfigError(
-            f"max_length is {settings.max_length}; expected 1..{target.length} (decoder_max_text_length)"
-        )
+        raise ConfigError(f"max_length is {settings.max_length}; expected 1..{target.length} (decoder_max_text_length)")
     return settings.max_length
 
 
@@ -178,7 +184,7 @@ def _generate(
 
 
 def _rendered(model: UnifiedIO2, output: GenerateOutput, modality: str) -> GenerateOutput:
-    codec = (model.image_target if modality == "image" else model.audio_target).codec
+    codec = getattr(model, f"{modality}_target").codec
     values = _decode(*nnx.split(codec), output.tokens)
     if modality == "image":
         return dataclasses.replace(output, pixels=jnp.clip((values + 1) / 2, 0, 1))

@@ -78,8 +78,8 @@ def _score(graph: Any, state: Any, inputs: Batch, options: Array, normalise: str
     real = options > 0
     logprobs = jnp.where(real, _log_probabilities(model, inputs, options), 0.0)
     count, sums = real.sum(axis=-1), logprobs.sum(axis=-1)
-    divisor = {"none": 1, "length": jnp.maximum(count, 1), "compat": jnp.maximum(count.sum(), 1)}[normalise]
-    scores = jnp.where(count > 0, sums / divisor, -jnp.inf)
+    divisors = {"none": jnp.ones_like(count), "length": count, "compat": count.sum()}
+    scores = jnp.where(count > 0, sums / jnp.maximum(divisors[normalise], 1), -jnp.inf)
     return OptionScores(scores, jnp.argmax(scores, axis=-1).astype(jnp.int32), logprobs)
 
 
