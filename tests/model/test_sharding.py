@@ -31,7 +31,7 @@ def test_every_parameter_has_a_place(plan):
     mesh = make_mesh()
     for name, shape in tree.shapes(ModelConfig.preset("base")).items():
         spec = partition_spec(name, shape, plan=plan, mesh=mesh)
-        used = [axis for part in spec if part for axis in part]
+        used = [axis for part in spec if part for axis in ((part,) if isinstance(part, str) else part)]
         assert len(used) == len(set(used)), name
         assert len(spec) in (0, len(shape)), name
     with pytest.raises(ConfigError, match="fsdp_tensor"):
