@@ -49,7 +49,8 @@ from tests.model import tiny
 from uio2.model import multimodal_loss, sharding
 
 config = dataclasses.replace(tiny.EVERYTHING, input_modalities=("text", "image"), target_modalities=("text",))
-batch = {k: v for k, v in tiny.everything(rows=8).items() if k.startswith(("inputs/text", "inputs/image/", "targets/text"))}
+parts = ("inputs/text", "inputs/image/", "targets/text")
+batch = {k: v for k, v in tiny.everything(rows=8).items() if k.startswith(parts)}
 model, found = tiny.make(config), {}
 for plan, sizes in (("data", (1, 1, 1)), ("data", (8, 1, 1)), ("fsdp", (1, 8, 1)), ("fsdp_tensor", (2, 2, 2)),
                     ("fsdp_tensor", (1, 4, 2)), ("fsdp_tensor", (4, 1, 2))):

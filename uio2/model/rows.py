@@ -110,8 +110,7 @@ def assemble(segments: Sequence[Segment], *, fold: int = 1, length: int | None =
     if length is None:
         return Row(row, None, lengths, fold)
     index_map = IndexMap.of(row.mask, slots=length)
-    packed = jax.tree.map(index_map.gather, dataclasses.replace(row, mask=None))
-    return Row(dataclasses.replace(packed, mask=index_map.filled), index_map, lengths, fold)
+    return Row(jax.tree.map(index_map.gather, row), index_map, lengths, fold)
 
 
 def _fold(segment: Segment, fold: int) -> Segment:

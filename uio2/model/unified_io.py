@@ -207,15 +207,18 @@ class UnifiedIO2(nnx.Module):
         Raises:
           ConfigError: a modality this model does not have.
         """
-        wanted = {"input_modalities": inputs, "target_modalities": targets}
-        changes = {field: tuple(names) for field, names in wanted.items() if names is not None}
-        for field, names in changes.items():
-            if missing := set(names) - set(getattr(self.config, field)):
-                raise ConfigError(f"{field} {sorted(missing)} asked for; this model has {getattr(self.config, field)}")
-        config = dataclasses.replace(self.config, **changes)
+        mine = self.config
+        config = dataclasses.replace(
+            mine,
+            input_modalities=mine.input_modalities if inputs is None else tuple(inputs),
+            target_modalities=mine.target_modalities if targets is None else tuple(targets),
+        )
+        for field in ("input_modalities", "target_modalities"):
+            if missing := set(getattr(config, field)) - set(getattr(mine, field)):
+                raise ConfigError(f"{field} {sorted(missing)} asked for; this model has {getattr(mine, field)}")
         graph, state = nnx.split(nnx.eval_shape(lambda: UnifiedIO2(config, rngs=nnx.Rngs(0))))
-        mine = dict(nnx.to_flat_state(nnx.state(self)))
-        return nnx.merge(graph, nnx.from_flat_state([(key, mine[key]) for key, _ in nnx.to_flat_state(state)]))
+        values = dict(nnx.to_flat_state(nnx.state(self)))
+        return nnx.merge(graph, nnx.from_flat_state([(key, values[key]) for key, _ in nnx.to_flat_state(state)]))
 
 
 def _there[T](part: T | None, what: str) -> T:

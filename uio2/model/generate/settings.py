@@ -114,7 +114,9 @@ class GenerateSettings:
     def structure(self) -> GenerateSettings:
         """These settings with every number in use replaced by one stand-in: what the loop is compiled for."""
         in_use = {"temperature": 1.0, "top_p": 0.5, "guidance": 1.0, "repetition_penalty": 2.0, "length_penalty": 1.0}
-        changes: dict[str, Any] = {name: in_use[name] for name, neutral in NEUTRAL.items() if getattr(self, name) != neutral}
+        changes: dict[str, Any] = {
+            name: in_use[name] for name, neutral in NEUTRAL.items() if getattr(self, name) != neutral
+        }
         return dataclasses.replace(self, **changes, seed=0)
 
 
