@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +71,7 @@ def published_boxes():
 def test_published_box_figures(published_boxes):
     expected = load("coco_ap_val2014_100/expected.json")["bbox"]
     predictions, references = published_boxes
-    started = time.perf_counter()
     results = coco_results(predictions, references=references, shape=Shape.BOX, resampling=FEW)
-    print(f"100 images, 100 resamples: {time.perf_counter() - started:.2f} s")
     for name, value in our_names(expected["published_3_decimals"]).items():
         assert results[name].value == pytest.approx(value, abs=0.0005), name
     for name, value in our_names(expected["recomputed_with_pycocotools"]).items():
@@ -85,7 +82,8 @@ def test_published_box_figures(published_boxes):
 def test_published_keypoint_figures():
     expected = load("coco_kp_fce/expected.json")["published"]
     dataset, found = load("coco_kp_fce/gt_dataset.json"), load("coco_kp_fce/dt_dataset.json")
-    results = coco_results(*case_of(dataset, found)[:1], references=case_of(dataset, found)[1], shape=Shape.KEYPOINTS)
+    predictions, references = case_of(dataset, found)
+    results = coco_results(predictions, references=references, shape=Shape.KEYPOINTS)
     for name, value in our_names(expected).items():
         assert results[name].value == pytest.approx(value, abs=1e-12), name
 
@@ -122,7 +120,7 @@ def test_intervals_equal_evaluating_every_resample(published_boxes):
 def test_a_right_and_a_wrong_box():
     truth = {"a": [Truth(category="cat", box=[0, 0, 50, 50])], "b": [Truth(category="cat", box=[0, 0, 50, 50])]}
     predictions = {
-        "a": [Detection(category="cat", score=0.9, box=[60, 60, 90, 90])],
+        "a": [Detection(category="cat", score=0.9, box=[60, 60, 110, 110])],
         "b": [Detection(category="cat", score=0.8, box=[0, 0, 50, 50])],
     }
     results = coco_results(predictions, references=truth, shape=Shape.BOX, resampling=FEW)
@@ -167,12 +165,12 @@ def test_bad_objects_are_refused():
         )
     with pytest.raises(MetricError, match="'x': a predicted object has no mask"):
         coco_results({"x": [box]}, references=truth, shape=Shape.MASK)
+    small = Detection(category="cat", score=1.0, mask=np.ones((2, 2), bool))
     with pytest.raises(MetricError, match="'x': masks have sizes"):
-        small = Detection(category="cat", score=1.0, mask=np.ones((2, 2), bool))
         coco_results({"x": [small]}, references=truth, shape=Shape.MASK)
     with pytest.raises(MetricError, match="0 keypoint numbers, expected 51"):
         coco_results({"x": [box]}, references=truth, shape=Shape.KEYPOINTS)
-    with pytest.raises(MetricError, match="reference box .* no area"):
+    with pytest.raises(MetricError, match=r"reference box .* no area"):
         coco_results({"x": []}, references={"x": [Truth(category="cat", box=[3, 3, 3, 3])]}, shape=Shape.BOX)
     with pytest.raises(ValueError, match="no object that counts"):
         coco_results({"x": []}, references={"x": []}, shape=Shape.BOX)

@@ -89,7 +89,9 @@ def blob(seed: int) -> np.ndarray:
 
 
 def test_segmentation_scores_as_the_original():
-    golden = load("golden/metrics.json")["segmentation"]
+    metrics = load("golden/metrics.json")
+    assert grit.mask_iou(blob(1), blob(2)) == pytest.approx(metrics["mask_iou"], abs=1e-12)
+    golden = metrics["segmentation"]
     for seed, pixels in golden["blob_sums"].items():
         assert blob(int(seed)).sum() == pixels
     assert grit.boundary(blob(1)).sum() == golden["boundary_sum_blob1"]
@@ -142,7 +144,7 @@ def test_grit_cases_of_masks():
     cases = [c for c in load("data/metric_cases/grit/expected.json")["cases"] if c["task"] == "segmentation"]
     for case in cases:
         predicted, true = ([codec.decode(m).astype(bool) for m in case[s]] for s in ("prediction", "ground_truth"))
-        score = grit.segmentation_score(predicted, true=true, stuff=case["stuff"])
+        score = grit.segmentation_mask_score(predicted, true=true, stuff=case["stuff"])
         assert score == pytest.approx(case["score"], abs=1e-9), case["name"]
 
 

@@ -93,7 +93,7 @@ def test_referring_expressions():
     assert results["iou"].value == pytest.approx(0.5)
     with pytest.raises(MetricError, match="'a': predicted box"):
         refexp_results({"a": [0, 0, np.nan, 1]}, references={"a": [0, 0, 1, 1]})
-    with pytest.raises(MetricError, match="'a': reference box .* no area"):
+    with pytest.raises(MetricError, match=r"'a': reference box .* no area"):
         refexp_results({"a": None}, references={"a": [5, 5, 5, 9]})
 
 
@@ -140,6 +140,7 @@ def test_masks_are_scored_by_their_boundary():
     )
     # The hole adds a band of its own just outside it: the 44 pixels around a 10 x 10 square.
     np.testing.assert_allclose(results["segmentation"].scores, [1, 76 / 120, 1], atol=1e-7)
+    np.testing.assert_allclose(results["segmentation_mask"].scores, [1, 0.75, 1], atol=1e-7)
     with pytest.raises(MetricError, match="'x': masks have sizes"):
         segmentation_results({"x": [mask[:10]]}, references={"x": [mask]})
 

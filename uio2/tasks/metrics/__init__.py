@@ -23,7 +23,7 @@ counts as a wrong answer instead (an empty text, no box) each function says.
     normals       normal_results          within_11 within_22 within_30 mean_angle [h, w, 3] RGB; NormalMap
     grit          localization_results    localization                             boxes; boxes
                   keypoint_results        keypoint                                 persons of 51 numbers; the same
-                  segmentation_results    segmentation                             [h, w] masks; the same
+                  segmentation_results    segmentation segmentation_mask           [h, w] masks; the same
     coco_ap       coco_results            ap ap50 ap75 ap_<size> ar<n> ar_<size>   Detections; Truths
 
 Boxes are `(y1, x1, y2, x2)`, keypoints `(x, y, visibility)`, in pixels of the source image unless a name says

@@ -43,6 +43,14 @@ def _check(examples: int, *, name: str, confidence: float) -> None:
         raise ValueError(f"confidence is {confidence!r}, expected a number between 0 and 1, for example 0.95")
 
 
+def _interval(value: float, *, resampled: Float[np.ndarray, " r"], confidence: float) -> Interval:
+    """The central share of the resampled values that are defined."""
+    defined = resampled[~np.isnan(resampled)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
+    return Interval(value, float(low), float(high))
+
+
 def bootstrap(
     sums: Float[np.ndarray, "n k"],
     *,
@@ -56,7 +64,7 @@ def bootstrap(
 
     Args:
       sums: what each example adds, one row per example.
-      statistic: column sums [r, k] -> values [r].
+      statistic: column sums [r, k] -> values [r]; NaN, undefined for these sums, is left out of the interval.
       name: what is measured; with `seed` it decides the draws.
       seed: another number, other draws.
       resamples: how many sets are drawn.
@@ -75,10 +83,8 @@ def bootstrap(
     for start in range(0, resamples, block):
         taken = rng.multinomial(len(rows), counts / len(rows), size=min(block, resamples - start))
         values.append(statistic(taken @ unique))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
     full = float(statistic(rows.sum(axis=0, keepdims=True))[0])
-    return Interval(full, float(low), float(high))
+    return _interval(full, resampled=np.concatenate(values), confidence=confidence)
 
 
 def bootstrap_mean(
@@ -120,10 +126,7 @@ def bootstrap_counts(
         taken = rng.multinomial(examples, shares, size=min(block, resamples - start))
         values.append(statistic(taken.astype(np.float64)))
     full = statistic(np.ones((1, examples)))[0]
-    tail = (1 - confidence) / 2
-    out = []
-    for value, column in zip(full, np.concatenate(values).T, strict=True):
-        defined = column[~np.isnan(column)]
-        low, high = np.quantile(defined, [tail, 1 - tail]) if len(defined) else (np.nan, np.nan)
-        out.append(Interval(float(value), float(low), float(high)))
-    return out
+    return [
+        _interval(float(value), resampled=column, confidence=confidence)
+        for value, column in zip(full, np.concatenate(values).T, strict=True)
+    ]

@@ -154,8 +154,8 @@ def caption_results(
     """`bleu_1`..`bleu_4` of the corpus, means of `rouge_l`, `cider`, `cider_plain`.
 
     An empty prediction scores 0. CIDEr's document frequencies stay those of the full set in every resample: drawing
-    them again too counts a doubled image as two documents, which lowers every weight (measured: the interval of a
-    set of 126 images then lies wholly below its own figure).
+    them again counts a doubled image as two documents, which lowers every weight (on 126 images the mean of the
+    resamples falls by 1.5% of the figure where it should stay).
 
     Raises:
       MetricError: an example without references.

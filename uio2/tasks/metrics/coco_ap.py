@@ -151,9 +151,13 @@ def _datasets(
     pairs: Sequence[Pair[Sequence[Detection], Sequence[Truth]]], *, metric: str, shape: Shape
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Truths as a COCO data set and detections as a COCO results list; images and annotations count from 1."""
-    names = {str(o.category) for p in pairs for o in (*p.reference, *p.prediction)}
+    names = {str(o.category) for p in pairs for o in p.reference} | {
+        str(o.category) for p in pairs for o in p.prediction
+    }
     categories = {name: i for i, name in enumerate(sorted(names), 1)}
-    images, annotations, results = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for image, pair in enumerate(pairs, 1):
         sizes: set[tuple[int, ...]] = set()
         for truth in pair.reference:
@@ -169,7 +173,8 @@ def _datasets(
             results.append(entry | {"category_id": categories[str(detection.category)]})
         if len(sizes) > 1:
             raise MetricError(metric, pair.id, f"masks have sizes {sorted(sizes)}, expected one (height, width)")
-        images.append({"id": image})
+        height, width = sizes.pop() if sizes else (0, 0)
+        images.append({"id": image, "height": height, "width": width})
     dataset = {
         "images": images,
         "annotations": annotations,

@@ -2,7 +2,8 @@
 
 All three pair predictions with truths one to one so that the summed similarity is largest (Hungarian method) and
 score an image by that sum over (predictions + truths left without a pair): extra and missing instances cost alike.
-Similarity is IoU of boxes, object keypoint similarity, or IoU of mask boundaries. GRIT's VQA, referring expression
+Similarity is IoU of boxes, object keypoint similarity, or IoU of masks: of their boundaries, as the paper and the
+original Unified-IO 2 score, or whole, as the recorded figures of GRIT's own functions turn out to be. GRIT's VQA, referring expression
 and categorisation scores are `vqa_score`, `refexp_scores` and `exact_match`; its normals are in `normals`.
 """
 
@@ -83,15 +84,24 @@ def boundary(mask: Mask) -> Mask:
     return mask & ~binary_erosion(mask, np.ones((3, 3)), iterations=width, border_value=0)
 
 
-def _band_iou(a: Mask, b: Mask) -> float:
+def mask_iou(a: Mask, b: Mask) -> float:
+    """Pixels of both over (pixels of either + 1e-6)."""
     return float((a & b).sum() / ((a | b).sum() + 1e-6))
 
 
 def segmentation_score(predicted: Sequence[Mask], *, true: Sequence[Mask], stuff: bool = False) -> float:
-    """One image's score; `stuff` (sky, grass) has no instances, so each side's masks are joined first."""
-    if stuff:
-        predicted, true = ([np.any(side, axis=0)] if len(side) else [] for side in (predicted, true))
-    return paired_score(_table([boundary(m) for m in predicted], [boundary(m) for m in true], _band_iou))
+    """One image's score by mask boundaries; `stuff` (sky, grass) has no instances: each side's masks are joined."""
+    own, other = _instances(predicted, stuff=stuff), _instances(true, stuff=stuff)
+    return paired_score(_table([boundary(m) for m in own], [boundary(m) for m in other], mask_iou))
+
+
+def segmentation_mask_score(predicted: Sequence[Mask], *, true: Sequence[Mask], stuff: bool = False) -> float:
+    """One image's score by whole masks; arguments as `segmentation_score`."""
+    return paired_score(_table(_instances(predicted, stuff=stuff), _instances(true, stuff=stuff), mask_iou))
+
+
+def _instances(masks: Sequence[Mask], *, stuff: bool) -> list[Mask]:
+    return [np.any(masks, axis=0)] if stuff and len(masks) else list(masks)
 
 
 def localization_results(
@@ -147,21 +157,23 @@ def segmentation_results(
     stuff: frozenset[Id] = frozenset(),
     resampling: Resampling = DEFAULT_RESAMPLING,
 ) -> dict[str, Result]:
-    """`segmentation`: mean over images; `stuff` are the ids whose query has no instances.
+    """`segmentation` (boundaries) and `segmentation_mask`: means over images; `stuff` are the ids whose query has no instances.
 
     Raises:
       MetricError: masks of one example differ in size, or are not two-dimensional.
     """
     metric = "segmentation"
     pairs = paired(predictions, references=references, metric=metric)
-    scores = []
+    scores, whole = [], []
     for pair in pairs:
         predicted, true = ([np.asarray(m, bool) for m in side] for side in (pair.prediction, pair.reference))
         sizes = {m.shape for m in (*true, *predicted)}
         if len(sizes) > 1 or any(len(size) != 2 for size in sizes):
             raise MetricError(metric, pair.id, f"masks have sizes {sorted(sizes)}, expected one (height, width)")
         scores.append(segmentation_score(predicted, true=true, stuff=pair.id in stuff))
-    return _mean(metric, [p.id for p in pairs], scores, resampling)
+        whole.append(segmentation_mask_score(predicted, true=true, stuff=pair.id in stuff))
+    ids = [p.id for p in pairs]
+    return _mean(metric, ids, scores, resampling) | _mean("segmentation_mask", ids, whole, resampling)
 
 
 def _person(values: np.ndarray, *, metric: str, example: Id) -> Float[np.ndarray, "17 3"]:

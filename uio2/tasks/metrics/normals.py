@@ -45,7 +45,7 @@ class NormalMap:
 def directions(rgb: Real[np.ndarray, "*s 3"]) -> Float[np.ndarray, "*s 3"]:
     """Unit vectors of colours."""
     vectors = np.asarray(rgb, np.float64) - _ZERO
-    return vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + _TINY)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _TINY)
 
 
 def _fitted(predicted: Float[np.ndarray, "n 3"], *, true: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -16,8 +15,6 @@ from jaxtyping import Float
 from uio2.tasks.metrics.bootstrap import Interval, bootstrap, bootstrap_counts, bootstrap_mean
 
 Id = str | int
-P = TypeVar("P")
-R = TypeVar("R")
 
 
 class MetricError(ValueError):
@@ -71,7 +68,7 @@ class Result:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair(Generic[P, R]):
+class Pair[P, R]:
     """An example's prediction and what it is scored against."""
 
     id: Id
@@ -79,7 +76,7 @@ class Pair(Generic[P, R]):
     reference: R
 
 
-def paired(predictions: Mapping[Id, P], *, references: Mapping[Id, R], metric: str) -> list[Pair[P, R]]:
+def paired[P, R](predictions: Mapping[Id, P], *, references: Mapping[Id, R], metric: str) -> list[Pair[P, R]]:
     """Both sides of every example, in the order of the references.
 
     Raises:
@@ -97,7 +94,7 @@ def paired(predictions: Mapping[Id, P], *, references: Mapping[Id, R], metric: s
     return [Pair(example, predictions[example], reference) for example, reference in references.items()]
 
 
-def check_references(pairs: Sequence[Pair[P, Sequence[R]]], *, metric: str) -> None:
+def check_references[P, R](pairs: Sequence[Pair[P, Sequence[R]]], *, metric: str) -> None:
     """Refuses an example whose list of references is empty, or one text where a list of texts is meant."""
     for pair in pairs:
         if isinstance(pair.reference, str):
@@ -106,7 +103,9 @@ def check_references(pairs: Sequence[Pair[P, Sequence[R]]], *, metric: str) -> N
             raise MetricError(metric, pair.id, "has no references, expected at least one")
 
 
-def mean_result(name: str, *, ids: Sequence[Id], scores: Sequence[float], resampling: Resampling) -> Result:
+def mean_result(
+    name: str, *, ids: Sequence[Id], scores: Sequence[float] | Float[np.ndarray, " n"], resampling: Resampling
+) -> Result:
     """Mean of per-example scores."""
     values = np.asarray(scores, np.float64)
     interval = bootstrap_mean(values, name=name, **dataclasses.asdict(resampling))

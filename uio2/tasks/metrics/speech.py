@@ -34,8 +34,8 @@ def word_edits(candidate: Sequence[str], *, reference: Sequence[str]) -> int:
 
 
 def _rate(sums: Float[np.ndarray, "r 2"]) -> Float[np.ndarray, " r"]:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return sums[:, 0] / sums[:, 1]
+    # A resample of wordless references has no rate.
+    return sums[:, 0] / np.where(sums[:, 1] > 0, sums[:, 1], np.nan)
 
 
 def speech_results(

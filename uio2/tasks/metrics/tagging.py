@@ -1,7 +1,8 @@
 """Tagging with many labels: mean average precision over classes, as AudioSet is scored (Gemmeke et al. 2017).
 
 Average precision of a class is the sum over its distinct scores of (recall gained x precision there), without
-interpolation; examples of equal score enter together. Classes that no example has are left out of the mean.
+interpolation; examples of equal score enter together. Classes that no example has are left out of the mean. An example
+drawn twice is one place in the ranking, which lifts the interval a little where a class is guessed at chance.
 """
 
 from __future__ import annotations
