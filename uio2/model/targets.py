@@ -75,7 +75,7 @@ class CodeTarget(nnx.Module):
         self.codec = _codec(config, kind, rngs)
         self.config, self.kind = config, kind
 
-    def codes(self, batch: Mapping[str, Array], *, present: Bool[Array, b], slots: int | None) -> Int[Array, "b t"]:
+    def codes(self, batch: Mapping[str, Array], *, present: Bool[Array, "b"], slots: int | None) -> Int[Array, "b t"]:
         """In the order of the sequence: row-major, for spectrograms over (time, frequency)."""
         ready = f"targets/{self.kind}/codes"
         if ready in batch:

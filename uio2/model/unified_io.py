@@ -94,7 +94,9 @@ class UnifiedIO2(nnx.Module):
                 continue
             kind = modality.removesuffix("_history")
             encoder = getattr(self, modality if modality.endswith("_history") else f"{kind}_input")
-            segments.append(encoder(batch, tower=getattr(self, f"{kind}_vit"), slots=slots.get(f"inputs/{modality}")))
+            segments.append(
+                encoder(batch, tower=getattr(self, f"{kind}_vit"), slots=slots.get(f"inputs/{modality}"))
+            )
         return assemble(segments, fold=fold, length=length).tokens
 
     def target_tokens(self, batch: Batch, *, budget: Mapping[str, int] | None = None) -> dict[str, TargetTokens]:
@@ -219,6 +221,7 @@ def _there[T](part: T | None, what: str) -> T:
     if part is None:
         raise ConfigError(f"the model has no {what} (see input_modalities and target_modalities of its config)")
     return part
+
 
 
 def _checked_budget(budget: Mapping[str, int] | None) -> Mapping[str, int]:

@@ -3,8 +3,10 @@
 All three pair predictions with truths one to one so that the summed similarity is largest (Hungarian method) and
 score an image by that sum over (predictions + truths left without a pair): extra and missing instances cost alike.
 Similarity is IoU of boxes, object keypoint similarity, or IoU of masks: of their boundaries, as the paper and the
-original Unified-IO 2 score, or whole, as the recorded figures of GRIT's own functions turn out to be. GRIT's VQA,
-referring expression and categorisation scores are `vqa_score`, `refexp_scores` and `exact_match`; its normals are in `normals`.
+original Unified-IO 2 score, or whole, as the recorded figures of GRIT's own functions turn out to be.
+
+GRIT's VQA, referring expression and categorisation scores are `vqa_score`, `refexp_scores` and `exact_match`; its
+normals are in `normals`.
 """
 
 from __future__ import annotations
