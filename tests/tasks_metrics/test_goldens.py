@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from uio2.tasks.metrics import boxes, captions
+from uio2.tasks.metrics import boxes, captions, grit
 from uio2.tasks.metrics.exact_match import exact_match
+from uio2.tasks.metrics.normals import NormalMap, normal_angles, normal_results
 from uio2.tasks.metrics.vqa import normalise_answer, vqa_accuracy, vqa_score
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -68,13 +70,82 @@ def test_vqa_accuracy_of_the_official_scorer():
     assert round(float(np.mean(scores)), 2) == expected["accuracy"]["overall"]
 
 
-def test_grit_vqa_and_refexp_cases():
+def test_localization_and_keypoints_score_as_the_original():
+    golden = load("golden/metrics.json")
+    for case in golden["localization"]:
+        assert grit.localization_score(case["pred"], true=case["gt"]) == pytest.approx(case["score"], abs=1e-9)
+    for number, case in enumerate(golden["keypoint"]):
+        result = grit.keypoint_results({number: case["pred"]}, references={number: case["gt"]})["keypoint"]
+        assert result.value == pytest.approx(case["score"], abs=1e-9)
+
+
+def blob(seed: int) -> np.ndarray:
+    """The mask the golden file's rule describes."""
+    r = np.random.default_rng(seed)
+    mask = np.zeros((60, 80), bool)
+    y, x = r.integers(0, 40), r.integers(0, 60)
+    mask[y : y + r.integers(10, 40), x : x + r.integers(10, 40)] = True
+    return mask
+
+
+def test_segmentation_scores_as_the_original():
+    metrics = load("golden/metrics.json")
+    assert grit.mask_iou(blob(1), blob(2)) == pytest.approx(metrics["mask_iou"], abs=1e-12)
+    golden = metrics["segmentation"]
+    for seed, pixels in golden["blob_sums"].items():
+        assert blob(int(seed)).sum() == pixels
+    assert grit.boundary(blob(1)).sum() == golden["boundary_sum_blob1"]
+    for case in golden["cases"]:
+        predicted, true = ([blob(seed) for seed in case[side]] for side in ("pred", "gt"))
+        score = grit.segmentation_score(predicted, true=true, stuff=case["stuff"])
+        assert score == pytest.approx(case["score"], abs=1e-9), case
+
+
+def test_normals_score_as_the_original():
+    golden = load("golden/metrics.json")["normal"]
+    r = np.random.default_rng(11)
+    rgb = r.integers(0, 256, (12, 10, 3))
+    predicted = np.clip(rgb + r.integers(-60, 60, rgb.shape), 0, 255)
+    truth = NormalMap(rgb, r.random((12, 10)) > 0.3)
+    mean, median, *shares = golden["evaluate_normal(mean,median,<11.25,<22.5,<30)"]
+    angles = normal_angles(predicted, true=truth)
+    assert (angles.mean(), np.median(angles)) == pytest.approx((mean, median), abs=1e-9)
+    results = normal_results({1: predicted}, references={1: truth})
+    for name, share in zip(("within_11", "within_22", "within_30"), shares, strict=True):
+        assert 100 * results[name].value == pytest.approx(share, abs=1e-9)
+    assert results["within_11"].value == pytest.approx(golden["score_no_rotate"], abs=1e-12)
+    rotated = normal_results({1: predicted}, references={1: truth}, rotate=True)["within_11"]
+    assert rotated.value == pytest.approx(golden["score_rotate_optimal"], abs=1e-12)
+
+
+def test_grit_cases_of_text_boxes_and_keypoints():
+    scored = set()
     for case in load("data/metric_cases/grit/expected.json")["cases"]:
-        if case["task"] == "vqa":
-            assert vqa_score(case["prediction"], targets=case["ground_truth"]) == pytest.approx(case["score"]), case
-        elif case["task"] == "refexp":
-            predicted = case["prediction"][0] if case["prediction"] else None
-            assert boxes.refexp_scores(predicted, true=case["ground_truth"][0])["acc"] == case["score"], case
+        predicted, true, task = case["prediction"], case["ground_truth"], case["task"]
+        if task == "vqa":
+            score = vqa_score(predicted, targets=true)
+        elif task == "refexp":
+            score = boxes.refexp_scores(predicted[0] if predicted else None, true=true[0])["acc"]
+        elif task == "categorization":
+            score = exact_match(predicted, targets=true)
+        elif task == "localization":
+            score = grit.localization_score(predicted, true=true)
+        elif task == "keypoint":
+            score = grit.keypoint_results({0: predicted}, references={0: true})["keypoint"].value
+        else:
+            continue
+        scored.add(task)
+        assert score == pytest.approx(case["score"], abs=1e-9), case["name"]
+    assert scored == {"vqa", "refexp", "categorization", "localization", "keypoint"}
+
+
+def test_grit_cases_of_masks():
+    codec = pytest.importorskip("pycocotools.mask")
+    cases = [c for c in load("data/metric_cases/grit/expected.json")["cases"] if c["task"] == "segmentation"]
+    for case in cases:
+        predicted, true = ([codec.decode(m).astype(bool) for m in case[s]] for s in ("prediction", "ground_truth"))
+        score = grit.segmentation_mask_score(predicted, true=true, stuff=case["stuff"])
+        assert score == pytest.approx(case["score"], abs=1e-9), case["name"]
 
 
 def corpus(candidates, references):
@@ -106,3 +177,45 @@ def test_coco_captions_from_raw_text():
     got = corpus([captions.tokenise(r["caption"]) for r in results], [references[r["image_id"]] for r in results])
     for name, value in got.items():
         assert value == pytest.approx(expected[name], abs=1e-9), name
+
+
+def test_captions_image_by_image():
+    folder = "data/metric_cases/coco_caption_fakecap/"
+    expected = load(folder + "expected.json")["subset"]
+    references: dict[int, list[str]] = {}
+    for row in load(folder + "captions_refs_subset.json")["annotations"]:
+        references.setdefault(row["image_id"], []).append(row["caption"])
+    predictions = {row["image_id"]: row["caption"] for row in load(folder + "fakecap_results_subset.json")}
+    results = captions.caption_results(predictions, references=references)
+    for figure, name in (("rouge_l", "ROUGE_L"), ("cider", "CIDEr")):
+        for image, score in zip(results[figure].ids, results[figure].scores, strict=True):
+            assert score == pytest.approx(expected["per_image"][str(image)][name], abs=1e-6), (figure, image)
+    for figure, name in (("bleu_1", "Bleu_1"), ("bleu_4", "Bleu_4"), ("rouge_l", "ROUGE_L"), ("cider", "CIDEr")):
+        interval = results[figure].interval
+        assert interval.value == pytest.approx(expected["corpus"][name], abs=1e-9)
+        assert interval.low < interval.value < interval.high
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_published_bleu_of_another_package(case):
+    case = load("data/metric_cases/sacrebleu/expected.json")["cases"][case]
+    tokenisation = case["kwargs"].get("tokenize", "13a")
+    # What the package's named tokenisations do to these three sentences.
+    apart = {"none": r"(?!x)x", "13a": r"\.", "intl": r"[.']"}[tokenisation]
+    words = lambda text: re.sub(f"({apart})", r" \1 ", text).split()  # noqa: E731
+    rows = [
+        captions.bleu_counts(words(hypothesis), references=[words(r) for r in references])
+        for hypothesis, references in zip(case["hypotheses"], zip(*case["reference_streams"], strict=True), strict=True)
+    ]
+    assert 100 * captions.bleu(sum(rows)[None])[0] == pytest.approx(case["recomputed"], abs=1e-6)
+
+
+def test_summaries_by_longest_common_subsequence():
+    folder = SHARED / "data/metric_cases/t5_rouge"
+    expected = load("data/metric_cases/t5_rouge/expected.json")["recomputed_with_rouge_score"]["rougeL"]
+    predicted, true = (
+        [re.findall("[a-z0-9]+", line.lower()) for line in (folder / name).read_text().splitlines()]
+        for name in ("prediction_large.txt", "target_large.txt")
+    )
+    scores = [captions.rouge_l(p, references=[t], beta=1) for p, t in zip(predicted, true, strict=True)]
+    assert 100 * np.mean(scores) == pytest.approx(expected, abs=1e-6)

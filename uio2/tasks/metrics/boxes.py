@@ -7,10 +7,21 @@ original's convention, kept so that published numbers can be compared).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from uio2.tasks.locations import parse_boxes, undo_box
+from uio2.tasks.metrics.result import (
+    DEFAULT_RESAMPLING,
+    Id,
+    MetricError,
+    Resampling,
+    Result,
+    mean_result,
+    paired,
+)
 
+METRIC = "refexp"
 IMAGE_INFO_LENGTH = 11
 
 
@@ -49,3 +60,35 @@ def refexp_scores(predicted: Sequence[float] | None, *, true: Sequence[float]) -
     """`{"acc", "iou"}` of one referring expression; acc asks for IoU > 0.5, no box scores 0."""
     iou = 0.0 if predicted is None else box_iou(predicted, true)
     return {"acc": float(iou > 0.5), "iou": iou}
+
+
+def check_box(box: Sequence[float], *, metric: str, example: Id, side: str) -> None:
+    """Refuses a box that is not four finite numbers, and a true one (`side` is "reference") without area."""
+    if len(box) != 4 or not all(math.isfinite(v) for v in box):
+        raise MetricError(metric, example, f"{side} box is {list(box)!r}, expected four finite numbers")
+    if side == "reference" and (box[2] <= box[0] or box[3] <= box[1]):
+        raise MetricError(metric, example, f"reference box {list(box)!r} has no area, expected [y1, x1, y2, x2]")
+
+
+def refexp_results(
+    predictions: Mapping[Id, Sequence[float] | None],
+    *,
+    references: Mapping[Id, Sequence[float]],
+    resampling: Resampling = DEFAULT_RESAMPLING,
+) -> dict[str, Result]:
+    """`acc` (share of IoU > 0.5) and `iou` of one predicted box per expression; None, no box, scores 0.
+
+    Raises:
+      MetricError: a true box without area, or a box that is not four finite numbers.
+    """
+    pairs = paired(predictions, references=references, metric=METRIC)
+    for pair in pairs:
+        check_box(pair.reference, metric=METRIC, example=pair.id, side="reference")
+        if pair.prediction is not None:
+            check_box(pair.prediction, metric=METRIC, example=pair.id, side="predicted")
+    scores = [refexp_scores(p.prediction, true=p.reference) for p in pairs]
+    ids = [p.id for p in pairs]
+    return {
+        figure: mean_result(f"{METRIC}/{figure}", ids=ids, scores=[s[figure] for s in scores], resampling=resampling)
+        for figure in ("acc", "iou")
+    }

@@ -8,7 +8,19 @@ ten gives 0.3. The quirks are the evaluation's own ("none" becomes 0, "its" and 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from uio2.tasks.metrics.result import (
+    DEFAULT_RESAMPLING,
+    Id,
+    Resampling,
+    Result,
+    check_references,
+    mean_result,
+    paired,
+)
+
+METRIC = "vqa"
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")
@@ -95,3 +107,36 @@ def vqa_accuracy(prediction: str, *, targets: Sequence[str]) -> float:
     matches = [answer == a for a in answers]
     total = sum(matches)
     return sum(min((total - own) / 3.0, 1.0) for own in matches) / len(matches)
+
+
+def vqa_results(
+    predictions: Mapping[Id, str],
+    *,
+    references: Mapping[Id, Sequence[str]],
+    resampling: Resampling = DEFAULT_RESAMPLING,
+) -> dict[str, Result]:
+    """`score` (GRIT, Unified-IO 2) and `accuracy` (the leaderboard's); a list of one answer is a plain truth for both.
+
+    An empty prediction is an answer like any other.
+
+    Raises:
+      MetricError: a question without answers.
+    """
+    pairs = paired(predictions, references=references, metric=METRIC)
+    check_references(pairs, metric=METRIC)
+    scores = {"score": vqa_score, "accuracy": vqa_accuracy}
+    ids = [p.id for p in pairs]
+    single = [len(p.reference) == 1 for p in pairs]
+    return {
+        figure: mean_result(
+            f"{METRIC}/{figure}",
+            ids=ids,
+            # One answer cannot be given three times: both formulas would cap at 1/3 or 0.
+            scores=[
+                vqa_score(p.prediction, targets=p.reference[0]) if one else score(p.prediction, targets=p.reference)
+                for p, one in zip(pairs, single, strict=True)
+            ],
+            resampling=resampling,
+        )
+        for figure, score in scores.items()
+    }
