@@ -31,7 +31,8 @@ _REST_SLACK, _REST_LEAST = 0.1, SEGMENT_SECONDS / 2
 
 def decode(data: tf.Tensor) -> tf.Tensor:
     """WAV bytes (string scalar) as float32 [samples], mono at 16 kHz, in -1..1."""
-    samples = tf.numpy_function(read_wav, [data], tf.float32, stateful=False)
+    # Bytes in a graph, an array of no dimension without one.
+    samples = tf.numpy_function(lambda d: read_wav(np.asarray(d).item()), [data], tf.float32, stateful=False)
     return tf.ensure_shape(samples, [None])
 
 
@@ -44,8 +45,11 @@ def num_segments(seconds: tf.Tensor) -> tf.Tensor:
 
 
 def cut(samples: tf.Tensor, *, most: int | None = None) -> tf.Tensor:
-    """float32 [segments, 65280] of samples [n]; zeros behind the end. `most` keeps the first so many segments."""
-    count = num_segments(tf.cast(tf.size(samples), tf.float64) / SAMPLE_RATE)
+    """float32 [segments, 65280] of samples [n]; zeros behind the end.
+
+    `most` keeps the first so many segments. A clip without samples is one segment of silence.
+    """
+    count = tf.maximum(num_segments(tf.cast(tf.size(samples), tf.float64) / SAMPLE_RATE), 1)
     count = count if most is None else tf.minimum(count, most)
     length = count * SEGMENT_SAMPLES
     padded = tf.pad(samples[:length], [[0, tf.maximum(length - tf.size(samples), 0)]])

@@ -24,7 +24,7 @@ class AudioTask(Task):
 
 
 def clip_features(data: tf.Tensor, *, recipe: RegisterSpec) -> dict[str, tf.Tensor]:
-    """Stage 1 keys of a clip (WAV bytes) that holds at least one sample.
+    """Stage 1 keys of a clip (WAV bytes).
 
     With a history the clip may be `num_audio_segments` + 1 segments long, without one a single segment; what comes
     later is cut off before it costs a spectrogram.

@@ -63,10 +63,6 @@ class Items:
         dense = rows.to_tensor(shape=[None, slots or 1, *shape])
         return dense if slots else tf.squeeze(dense, 1)
 
-    def counts(self) -> tf.Tensor:
-        """int64 [B]: items of each example."""
-        return self.splits[1:] - self.splits[:-1] if self.splits is not None else tf.ones(tf.shape(self.values)[0])
-
 
 def unify_media(batch: Mapping[str, tf.Tensor], *, rows: tf.Tensor, recipe: RegisterSpec) -> Batch:
     """The features of all modalities of the recipe but text, for `rows` examples."""
@@ -126,10 +122,12 @@ def _history(batch: Mapping[str, tf.Tensor], kind: Kind, *, shape: tuple[int, ..
     slots, count = shape
     prefix = f"inputs/{kind.key}_history"
     items = Items.of(batch, f"{kind.key}_history_inputs", most=slots)
-    if items is None:
+    if items is None or items.splits is None:
         return {}
     patches, mask = _patches(items, kind)
-    pos_ids = tf.where(items.counts()[:, None, None] > 0, tf.range(count)[None, None], 0)
+    splits = items.splits
+    some = splits[1:] > splits[:-1]
+    pos_ids = tf.where(some[:, None, None], tf.range(count)[None, None], 0)
     return {
         f"{prefix}/input": items.spread(patches, shape=(count, patches.shape[2]), slots=slots),
         f"{prefix}/mask": items.spread(mask, shape=(count,), slots=slots),
