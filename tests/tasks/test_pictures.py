@@ -34,7 +34,7 @@ def test_reference_resize_methods(number):
 @golden.needs_golden
 def test_reference_video_frames():
     case = golden.values()["video"]
-    frames = tf.stack([golden.golden_image(i, 120, 160) for i in (20, 21)])
+    frames = tf.constant(np.stack([golden.golden_image(i, 120, 160) for i in (20, 21)]))
     small = image.place(tf.constant([120.0, 160.0]), size=(256, 256))
     found = image.render_frames(frames, small, size=(256, 256))
     np.testing.assert_allclose(found[:, ::16, ::16], golden.arrays()["video/image[:,::16,::16]"], atol=1e-5)
@@ -70,7 +70,10 @@ def test_an_image_of_one_line_or_one_pixel_is_placed():
     for shape in ((1, 4000), (4000, 1), (1, 1)):
         source = tf.constant(shape, tf.float32)
         pixels = tf.fill([*shape, 3], tf.constant(255, tf.uint8))
-        for placement in (image.place(source, size=SIZE), image.place_randomly(source, size=SIZE, draws=tf.fill([4], 0.5))):
+        for placement in (
+            image.place(source, size=SIZE),
+            image.place_randomly(source, size=SIZE, draws=tf.fill([4], 0.5)),
+        ):
             canvas = image.render(pixels, placement, size=SIZE)
             assert np.isfinite(canvas).all()
             assert canvas.numpy().max() == pytest.approx(1.0)
@@ -171,5 +174,5 @@ def test_random_resize_is_a_function_of_the_draw(mixture):
     plain = dataclasses.replace(mixture, recipe=dataclasses.replace(recipe, resize="bilinear"))
     other = next(itertools.islice(Feed(plain, seed=0).batches(batch_size=8), 1))
     differing = np.abs(one["inputs/image/input"] - other["inputs/image/input"]).max(axis=(1, 2)) > 1e-3
-    assert 0 < differing.sum()
+    assert differing.sum() > 0
     np.testing.assert_array_equal(one["inputs/image/mask"], other["inputs/image/mask"])

@@ -35,7 +35,9 @@ def to_canvas(points: tf.Tensor, placement: Placement, *, size: tuple[int, int])
     return tf.clip_by_value(placed, 0.0, tf.constant(size, tf.float32)), inside
 
 
-def to_text(points: tf.Tensor, seen: tf.Tensor, *, size: tuple[int, int], parts: Sequence[str] = COCO_PARTS) -> tf.Tensor:  # fmt: skip
+def to_text(
+    points: tf.Tensor, seen: tf.Tensor, *, size: tuple[int, int], parts: Sequence[str] = COCO_PARTS
+) -> tf.Tensor:
     """One string of canvas points [n, 2], those with `seen` (bool [n]) alone; empty when there is none."""
     pieces = tf.strings.reduce_join(location_pieces(points / tf.constant(size, tf.float32)), axis=-1, separator=" ")
     named = tf.strings.join([pieces, tf.constant(list(parts))], separator=" ")

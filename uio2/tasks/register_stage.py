@@ -123,6 +123,6 @@ def _check_training(mixture: Mixture, spec: RegisterSpec) -> None:
     untaught = int((~np.any(taught, axis=0)).sum())
     if untaught:
         raise StageError(
-            f"{untaught} of {spec.check_examples} training targets teach nothing: texts of nothing but EOS, silent sounds, "
-            f"or of a modality that is not in RegisterSpec.target_modalities {spec.target_modalities}"
+            f"{untaught} of {spec.check_examples} training targets teach nothing: texts of nothing but EOS, "
+            f"silent sounds, or of a modality that is not in RegisterSpec.target_modalities {spec.target_modalities}"
         )

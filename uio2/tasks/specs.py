@@ -132,18 +132,18 @@ class RegisterSpec:
         for field, known in (("input_modalities", INPUT_MODALITIES), ("target_modalities", TARGET_MODALITIES)):
             for value in getattr(self, field):
                 _choice(field, value, known)
-        if "text" not in self.input_modalities or not self.target_modalities:
+        if "text" not in self.input_modalities:
             raise StageError(
-                f"RegisterSpec.input_modalities is {self.input_modalities}, target_modalities is "
-                f"{self.target_modalities}; expected text among the first (the prompt) and at least one of the second"
+                f"RegisterSpec.input_modalities is {self.input_modalities}; expected text among them: it is the prompt"
             )
+        if not self.target_modalities:
+            raise StageError("RegisterSpec.target_modalities is (); expected at least one")
 
     def _check_sizes(self) -> None:
         for size, patch in _SIZES:
-            if any(side % getattr(self, patch) for side in getattr(self, size)):
-                raise StageError(
-                    f"RegisterSpec.{size} is {getattr(self, size)}; expected multiples of {patch} {getattr(self, patch)}"
-                )
+            sides, side = getattr(self, size), getattr(self, patch)
+            if any(length % side for length in sides):
+                raise StageError(f"RegisterSpec.{size} is {sides}; expected multiples of {patch} {side}")
         if not 0 < self.num_image_patches <= self.image_size[0] * self.image_size[1] // self.image_patch_size**2:
             raise StageError(
                 f"RegisterSpec.image_input_samples is {self.image_input_samples}, which is {self.num_image_patches} "

@@ -21,6 +21,7 @@ from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.unified_media import Batch, unify_media
 from uio2.tasks.vocabulary import EOS_ID, UnifiedVocabulary
 
+
 def unify(batch: Mapping[str, tf.Tensor], *, vocabulary: UnifiedVocabulary, recipe: RegisterSpec) -> Batch:
     """Stage 1 features of B examples to stage 2 features; `meta/` passes through.
 
@@ -30,7 +31,11 @@ def unify(batch: Mapping[str, tf.Tensor], *, vocabulary: UnifiedVocabulary, reci
     texts = batch["text_inputs"]
     rows = tf.shape(texts)[0]
     tokens, lengths = _with_eos(vocabulary.tf_tokenizer.tokenize(texts), limit=recipe.text_inputs)
-    out: Batch = {"inputs/text/tokens": tokens, "meta/length_inputs": lengths, "meta/length_targets": tf.zeros_like(lengths)}
+    out: Batch = {
+        "inputs/text/tokens": tokens,
+        "meta/length_inputs": lengths,
+        "meta/length_targets": tf.zeros_like(lengths),
+    }
     if "text" in recipe.target_modalities:
         targets = _lists(batch.get("text_targets", tf.fill([rows], "")))
         out |= _targets(targets, vocabulary=vocabulary, limit=recipe.text_targets)
