@@ -14,7 +14,10 @@ from PIL import Image
 
 from uio2.tasks import boxes, image, keypoints, locations, masks, video
 from uio2.tasks.feed import Feed
+from uio2.tasks.prompts import Prompts
+from uio2.tasks.refexp import ReferringExpression
 from uio2.tasks.specs import RegisterSpec
+from uio2.tasks.task import Setting, preprocessor
 
 SIZE = (384, 384)
 
@@ -176,3 +179,25 @@ def test_random_resize_is_a_function_of_the_draw(mixture):
     differing = np.abs(one["inputs/image/input"] - other["inputs/image/input"]).max(axis=(1, 2)) > 1e-3
     assert differing.sum() > 0
     np.testing.assert_array_equal(one["inputs/image/mask"], other["inputs/image/mask"])
+
+
+@golden.needs_golden
+def test_reference_referring_expression():
+    """The whole of stage 1 of one task, with the reference's prompt."""
+    case = golden.values()["refexp_pipeline"]
+    buffer = io.BytesIO()
+    Image.fromarray(golden.golden_image(0, 480, 640)).save(buffer, "PNG")
+    record = {
+        "image": tf.constant(buffer.getvalue()), "image/id": tf.constant(12),
+        "objects": {
+            "bbox": tf.constant([case["meta"]["src_boxes"]], tf.float32),
+            "refexp": {"raw": tf.ragged.constant([["A big DOG"]]), "refexp_id": tf.ragged.constant([[12]])},
+        },
+    }  # fmt: skip
+    prompts = Prompts("referring_expression", ("expression",), (), "find {expression} please")
+    prepare = preprocessor(ReferringExpression(), setting=Setting(RegisterSpec()), prompts=prompts)
+    found = {k: v.numpy() for k, v in prepare(record, tf.constant(0), tf.zeros(8)).items()}
+    assert found["text_inputs"].decode() == case["text_inputs"]
+    assert found["text_targets"].decode() == case["text_targets"]
+    np.testing.assert_allclose(found["meta/image_info"], case["meta"]["image_info"], rtol=1e-6)
+    assert found["image_inputs"].sum(dtype=np.float64) == pytest.approx(case["image_sum"], rel=1e-6)

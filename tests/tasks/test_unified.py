@@ -85,7 +85,8 @@ def audio_target():
 
 
 CASES = {
-    "text_text/eval": (), "text_multi/eval": (), "image_text/eval": (image_input,), "image_text/eval576": (image_input,),
+    "text_text/eval": (), "text_multi/eval": (),
+    "image_text/eval": (image_input,), "image_text/eval576": (image_input,),
     "history/eval": (history,), "audio_text/eval": (audio_input,), "text_image/eval": (image_target,),
     "text_image_partial/eval": (partial_image_target,), "text_audio/eval": (audio_target,),
     "all/eval": (image_input, history, audio_input, image_target, audio_target),

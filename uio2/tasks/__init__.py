@@ -10,7 +10,7 @@ The model batch, a flat dict for B examples; `shapes` computes every size from t
 n patches of p values (row, column, channel), f frames or segments, c codes:
   inputs/text/tokens, mask, pos_ids       int32 [B, t]   0 is padding, the last token is EOS = 1
   inputs/image/input                      float32 [B, n, p]   CLIP-normalised patches of the row-major grid
-  inputs/image/mask, pos_ids              int32 [B, n]   1 where the patch's centre pixel is image, not padding; its place
+  inputs/image/mask, pos_ids              int32 [B, n]   1 where the patch's centre pixel is image; its place
   inputs/image_history/{input,mask,pos_ids}  [B, f, n, p], [B, f, n] twice: likewise
   inputs/audio/..., inputs/audio_history/... likewise, of log-mel spectrograms [256 time, 128 frequency]
   targets/text/targets                    int32 [B, d]

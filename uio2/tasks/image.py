@@ -109,7 +109,9 @@ def choose(condition: tf.Tensor, yes: Placement, no: Placement) -> Placement:
     return Placement(**{f: tf.where(condition, getattr(yes, f), getattr(no, f)) for f in fields})
 
 
-def render(image: tf.Tensor, placement: Placement, *, size: tuple[int, int], method: str | tf.Tensor = "bilinear") -> tf.Tensor:  # fmt: skip
+def render(
+    image: tf.Tensor, placement: Placement, *, size: tuple[int, int], method: str | tf.Tensor = "bilinear"
+) -> tf.Tensor:
     """The image on the canvas: float32 [H, W, 3] in 0..1, zero outside.
 
     Args:
