@@ -150,7 +150,7 @@ def check_wav(data: bytes, *, max_seconds: float) -> int:
     """Reads a WAV through and returns its sample rate.
 
     Raises:
-      BadRecord: `empty_file`, `not_wav`, `bad_rate`, `no_samples`, `too_long` or `cut_short`.
+      BadRecord: `empty_file`, `not_wav`, `bad_rate`, `bad_width`, `no_samples`, `too_long` or `cut_short`.
     """
     if not data:
         raise BadRecord("empty_file", "the file has no bytes")
@@ -159,6 +159,8 @@ def check_wav(data: bytes, *, max_seconds: float) -> int:
             rate, frames, width = file.getframerate(), file.getnframes(), file.getsampwidth() * file.getnchannels()
             if rate < 1:
                 raise BadRecord("bad_rate", f"sample rate {rate}")
+            if file.getsampwidth() > 4:
+                raise BadRecord("bad_width", f"{file.getsampwidth()} bytes per sample; at most 4 can be read later")
             if frames < 1:
                 raise BadRecord("no_samples", "the header promises no samples")
             if frames / rate > max_seconds:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from uio2.tasks.draws import noise
 from uio2.tasks.image import Placement
 from uio2.tasks.locations import FIRST_LOCATION, LOCATION_BINS
 
@@ -24,9 +25,34 @@ def has_area(boxes: tf.Tensor) -> tf.Tensor:
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
+def location_pieces(values: tf.Tensor) -> tf.Tensor:
+    """Numbers in 0..1 as strings of one location piece each; the bin is truncated, as in `locations.value_to_text`."""
+    bins = tf.cast(values * (LOCATION_BINS - 1), tf.int32) + FIRST_LOCATION
+    return tf.strings.join(["<extra_id_", tf.strings.as_string(bins), ">"])
+
+
 def to_text(boxes: tf.Tensor, *, size: tuple[int, int]) -> tf.Tensor:
-    """Canvas boxes [..., 4] as strings [...] of four location pieces; the bin is truncated."""
+    """Canvas boxes [..., 4] as strings [...] of four location pieces."""
     limits = tf.constant(tuple(size) * 2, tf.float32)
-    bins = tf.cast(boxes / limits * (LOCATION_BINS - 1), tf.int32) + FIRST_LOCATION
-    pieces = tf.strings.join(["<extra_id_", tf.strings.as_string(bins), ">"])
-    return tf.strings.reduce_join(pieces, axis=-1, separator=" ")
+    return tf.strings.reduce_join(location_pieces(boxes / limits), axis=-1, separator=" ")
+
+
+def list_text(texts: tf.Tensor, *, labels: tf.Tensor | None = None, separator: str = " ") -> tf.Tensor:
+    """One string of box texts [n], each followed by its label where there are labels (string [n])."""
+    named = texts if labels is None else tf.strings.join([texts, labels], separator=" ")
+    return tf.strings.reduce_join(named, separator=separator)
+
+
+def usable(boxes: tf.Tensor, placement: Placement, *, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Canvas boxes [m, 4] of those of n normalised ones that have an area there, and their indices int32 [m].
+
+    Empty, inverted and cropped-away boxes are left out; whoever pairs boxes with labels gathers by the indices.
+    """
+    placed = to_canvas(boxes, placement, size=size)
+    kept = tf.cast(tf.where(has_area(boxes) & has_area(placed))[:, 0], tf.int32)
+    return tf.gather(placed, kept), kept
+
+
+def shuffle(count: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+    """int32 [count]: an order of the boxes, a function of one number in 0..1."""
+    return tf.argsort(noise(count, draw), stable=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from uio2.tasks.align import align
 from uio2.tasks.converter import convert
 from uio2.tasks.mixture import Mixture, MixtureError
 from uio2.tasks.order import Schedule, locate, name_key, uniforms
@@ -120,7 +121,7 @@ class Feed:
         return source.unbatch().map(stage1, num_parallel_calls=self._parallel, deterministic=True)
 
     def _dataset(self, where: tuple[int, int, int]) -> tf.data.Dataset:
-        parts = [self._task_dataset(n, where) for n in range(len(self._schedule.tasks))]
+        parts = align([self._task_dataset(n, where) for n in range(len(self._schedule.tasks))])
         merged = parts[0]
         if len(parts) > 1:
             numbers = tf.data.Dataset.from_generator(
@@ -132,7 +133,8 @@ class Feed:
         def stages23(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             return convert(unify(batch, vocabulary=vocabulary, recipe=recipe), recipe=recipe)
 
-        merged = merged.batch(where[2], drop_remainder=True).map(stages23, num_parallel_calls=1, deterministic=True)
+        batches = merged.ragged_batch(where[2], drop_remainder=True)
+        merged = batches.map(stages23, num_parallel_calls=1, deterministic=True)
         return merged.prefetch(4).with_options(data_options(self._parallel))
 
 

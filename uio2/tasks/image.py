@@ -18,6 +18,8 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 TRAIN_SCALE = (0.75, 1.3333)
 SMALLEST_SIDE = 64.0
+# In the order in which a drawn number counts them.
+METHODS = ("area", "bicubic", "bilinear", "gaussian", "lanczos3", "lanczos5", "mitchellcubic", "nearest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,20 +109,24 @@ def choose(condition: tf.Tensor, yes: Placement, no: Placement) -> Placement:
     return Placement(**{f: tf.where(condition, getattr(yes, f), getattr(no, f)) for f in fields})
 
 
-def render(image: tf.Tensor, placement: Placement, *, size: tuple[int, int], method: str = "bilinear") -> tf.Tensor:
+def render(
+    image: tf.Tensor, placement: Placement, *, size: tuple[int, int], method: str | tf.Tensor = "bilinear"
+) -> tf.Tensor:
     """The image on the canvas: float32 [H, W, 3] in 0..1, zero outside.
 
     Args:
       image: uint8 or float32 [h, w, 3]; floats are in 0..1 already.
       placement: for this image's size.
       size: height and width of the canvas.
-      method: a `tf.image.ResizeMethod`; antialiased.
+      method: a name of `METHODS`, or an int32 scalar that counts into them; antialiased.
     """
     image = tf.image.convert_image_dtype(image, tf.float32)
     same = tf.reduce_all(tf.shape(image)[:2] == placement.scaled)
 
     def resized() -> tf.Tensor:
-        return tf.clip_by_value(tf.image.resize(image, placement.scaled, method=method, antialias=True), 0.0, 1.0)
+        if isinstance(method, str):
+            return _resize(image, placement.scaled, method)
+        return tf.switch_case(method, [lambda m=m: _resize(image, placement.scaled, m) for m in METHODS])
 
     # At scale 1 the resize is the identity and would cost more than the decode.
     image = tf.cond(same, lambda: image, resized)
@@ -129,6 +135,16 @@ def render(image: tf.Tensor, placement: Placement, *, size: tuple[int, int], met
     after = tf.constant(size, tf.int32) - placement.crop - placement.pad
     padding = tf.concat([tf.stack([placement.pad, after], 1), [[0, 0]]], 0)
     return tf.ensure_shape(tf.pad(image, padding), [*size, 3])
+
+
+def _resize(image: tf.Tensor, size: tf.Tensor, method: str) -> tf.Tensor:
+    return tf.clip_by_value(tf.image.resize(image, size, method=method, antialias=True), 0.0, 1.0)
+
+
+def render_frames(frames: tf.Tensor, placement: Placement, *, size: tuple[int, int]) -> tf.Tensor:
+    """Frames [f, h, w, 3] of one size on the canvas, all placed alike: float32 [f, H, W, 3]."""
+    spec = tf.TensorSpec([*size, 3], tf.float32)
+    return tf.map_fn(lambda frame: render(frame, placement, size=size), frames, fn_output_signature=spec)
 
 
 def pixel_mask(placement: Placement, *, size: tuple[int, int]) -> tf.Tensor:
@@ -145,6 +161,11 @@ def normalise(images: tf.Tensor) -> tf.Tensor:
     return (images - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
 
 
+def normalise_target(images: tf.Tensor) -> tf.Tensor:
+    """0..1 to -1..1, as the image codec was trained on; padding becomes -1."""
+    return images * 2 - 1
+
+
 def patchify(images: tf.Tensor, *, patch: int) -> tf.Tensor:
     """[B, H, W, C] to [B, rows*columns, patch*patch*C]; row-major grid, each patch row, column, channel."""
     _, height, width, channels = images.shape
@@ -157,3 +178,15 @@ def patch_mask(masks: tf.Tensor, *, patch: int) -> tf.Tensor:
     """bool [B, H, W] to int32 [B, rows*columns]: the pixel right below the centre of each patch decides."""
     centres = masks[:, patch // 2 :: patch, patch // 2 :: patch]
     return tf.reshape(tf.cast(centres, tf.int32), [-1, centres.shape[1] * centres.shape[2]])
+
+
+def sample_patches(mask: tf.Tensor, noise: tf.Tensor, *, count: int) -> tf.Tensor:
+    """int32 [B, count]: which patches are kept: those of the mask first, by the order of their noise.
+
+    Args:
+      mask: int32 [B, n].
+      noise: float32 [B, n] in 0..1.
+      count: how many of the n.
+    """
+    order = tf.argsort(noise + tf.cast(mask == 0, noise.dtype), axis=-1, stable=True)
+    return order[:, :count]

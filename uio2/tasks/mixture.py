@@ -21,6 +21,7 @@ from uio2.pipeline.stage import spec_from_json
 from uio2.tasks.box_classification import BoxClassification
 from uio2.tasks.captioning import Captioning
 from uio2.tasks.datasets import DatasetError, StoredDataset
+from uio2.tasks.model_check import mismatch
 from uio2.tasks.refexp import ReferringExpression
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import Setting, Task, preprocessor
@@ -72,7 +73,7 @@ class Mixture:
 
     def parser(self, name: str) -> Callable:
         """Serialized record -> the fields the task needs."""
-        return self.dataset(name).parser(("image", "image/id", *self.task(name).fields))
+        return self.dataset(name).parser((*self.task(name).media_fields, *self.task(name).fields))
 
     def preprocessor(self, name: str, *, training: bool) -> Callable:
         """Stage 1 of a task, see `uio2.tasks.task.preprocessor`."""
@@ -81,24 +82,13 @@ class Mixture:
 
     def check_model(self, config: ModelConfig) -> None:
         """Raises `MixtureError` if a model of this config cannot eat the batches."""
-        recipe, size = self.recipe, self.vocabulary.vocab_size
-        if tuple(config.image_size) != recipe.image_size or config.image_patch_size != recipe.image_patch_size:
+        wrong = mismatch(self.recipe, config)
+        if wrong:
+            raise MixtureError(wrong)
+        if config.text_vocab_size < self.vocabulary.vocab_size:
             raise MixtureError(
-                f"the model takes images {config.image_size} in patches of {config.image_patch_size}, the mixture "
-                f"makes {recipe.image_size} in {recipe.image_patch_size}; "
-                f"set RegisterSpec.image_size and image_patch_size"
-            )
-        lengths = (("text_inputs", "encoder_max_text_length"), ("text_targets", "decoder_max_text_length"))
-        for ours, theirs in lengths:
-            if getattr(recipe, ours) > getattr(config, theirs):
-                raise MixtureError(
-                    f"RegisterSpec.{ours} is {getattr(recipe, ours)}, the model's {theirs} is "
-                    f"{getattr(config, theirs)}; lower the first"
-                )
-        if config.text_vocab_size < size:
-            raise MixtureError(
-                f"the model's text_vocab_size is {config.text_vocab_size}, the tokenizer has {size} pieces; expected "
-                f"{self.vocabulary.padded_size}"
+                f"the model's text_vocab_size is {config.text_vocab_size}, the tokenizer has "
+                f"{self.vocabulary.vocab_size} pieces; expected {self.vocabulary.padded_size}"
             )
 
     @functools.cache  # noqa: B019  one or two mixtures per process

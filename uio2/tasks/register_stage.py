@@ -25,6 +25,7 @@ from uio2.tasks.tokenizer_stage import dataset_directory
 
 SPLITS = ("train", "validation")
 DATASETS = ("coco", "refcoco", "audio")
+_LOSS_MASKS = ("targets/text/mask", "targets/image/loss_mask", "targets/audio/loss_mask")
 
 
 def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
@@ -118,8 +119,10 @@ def _check_training(mixture: Mixture, spec: RegisterSpec) -> None:
         return
     feed = Feed(mixture, seed=0)
     batch = next(itertools.islice(feed.batches(batch_size=spec.check_examples), 1))
-    untaught = int((batch["targets/text/mask"].sum(axis=1) == 0).sum())
+    taught = [mask.reshape(len(mask), -1).any(axis=1) for key, mask in batch.items() if key in _LOSS_MASKS]
+    untaught = int((~np.any(taught, axis=0)).sum())
     if untaught:
         raise StageError(
-            f"{untaught} of {spec.check_examples} training targets hold nothing but EOS; the built texts are empty"
+            f"{untaught} of {spec.check_examples} training targets teach nothing: texts of nothing but EOS, "
+            f"silent sounds, or of a modality that is not in RegisterSpec.target_modalities {spec.target_modalities}"
         )

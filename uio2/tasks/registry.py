@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from uio2.tasks.converter import task_features
 from uio2.tasks.mixture import Mixture, make_mixture
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import NUM_DRAWS
@@ -52,7 +53,7 @@ def _add(mixture: Mixture, name: str) -> None:
     source = seqio.TfdsDataSource(
         tfds_data_dir=str(dataset.directory),
         splits=[s for s in SPLITS if s in dataset.splits],
-        decoders={"image": tfds.decode.SkipDecoding()},
+        decoders={"image": tfds.decode.SkipDecoding()} if "image" in dataset.features else None,
         read_only=True,
     )
 
@@ -92,11 +93,13 @@ def _stage1(mixture: Mixture, name: str) -> Callable:
 
 
 def _output_features(mixture: Mixture) -> dict[str, seqio.Feature]:
-    text = seqio.Feature(mixture.vocabulary, add_eos=False, dtype=tf.int32)
     plain = seqio.PassThroughVocabulary(mixture.vocabulary.vocab_size)
-    numbers = seqio.Feature(plain, add_eos=False, dtype=tf.int32)
-    patches = seqio.Feature(plain, add_eos=False, dtype=tf.float32, rank=2)
-    features = dict.fromkeys(("inputs/text/tokens", "targets/text/tokens"), text)
-    features |= dict.fromkeys(("targets/text/pos_ids", "targets/text/segment_ids"), numbers)
-    features |= dict.fromkeys(("inputs/image/mask", "inputs/image/pos_ids"), numbers)
-    return features | {"inputs/image/input": patches}
+    return {
+        key: seqio.Feature(
+            mixture.vocabulary if key.endswith("/tokens") else plain,
+            add_eos=False,
+            dtype=feature.dtype,
+            rank=len(feature.shape),
+        )
+        for key, feature in task_features(mixture.recipe).items()
+    }

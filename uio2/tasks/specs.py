@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from uio2.model.config import INPUT_MODALITIES, TARGET_MODALITIES
 from uio2.pipeline.stage import StageError, StageType
 
 FIRST_TASKS = (
@@ -19,6 +20,12 @@ FIRST_TASKS = (
     "box_classification_coco_2017",
     "refcoco_unc",
 )
+_SIZES = (
+    ("image_size", "image_patch_size"),
+    ("image_history_size", "image_patch_size"),
+    ("image_target_size", "image_target_patch_size"),
+)
+_COUNTS = ("text_inputs", "text_targets", "num_frames", "num_audio_segments", "max_objects", "check_examples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +61,22 @@ class RegisterSpec:
 
     Attributes:
       rates: task name -> relative share of the training examples; a task with rate 0 is only evaluated.
+      input_modalities: of text, image, image_history, audio, audio_history: what batches hold. Of a task that gives
+        more, the rest is left out; what it lacks is filled with zeros.
+      target_modalities: of text, image, audio: likewise.
       image_size: height and width of the model's canvas, pixels.
-      image_patch_size: side of a patch, pixels.
+      image_patch_size: side of a patch, pixels; of the image history too.
+      image_input_samples: patches of the image that the model gets: None all, a float that share of them, an int that
+        many. Drawn anew for each example, those that show picture first.
+      image_history_size: height and width of the canvas of history frames, pixels.
+      num_frames: frames of image history; more are cut off, fewer filled up.
+      audio_patch_size: side of a patch of a spectrogram. (Its size is fixed: a segment of 4.08 s, 256 frames of 128.)
+      num_audio_segments: segments of audio history; together with the audio input that is the longest clip.
+      image_target_size: height and width of a target image, pixels.
+      image_target_patch_size, audio_target_patch_size: side of the square that becomes one code.
       text_inputs, text_targets: longest text in and out, tokens with EOS; longer text is cut and counted.
       augment: random scale and crop of training images (off for scenes where everything matters).
+      resize: `bilinear`, or `random`: training images are resized by one of eight methods.
       prompt_set: `all` draws a training prompt at random, `eval` always uses the one for evaluation.
       vqa_target: `random` trains on any of a question's answers, `majority` on the most frequent.
       max_objects: box classification evaluates at most this many objects of an image.
@@ -68,11 +87,22 @@ class RegisterSpec:
     """
 
     rates: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(FIRST_TASKS, 1.0))
+    input_modalities: tuple[str, ...] = ("text", "image")
+    target_modalities: tuple[str, ...] = ("text",)
     image_size: tuple[int, int] = (384, 384)
     image_patch_size: int = 16
+    image_input_samples: float | int | None = None
+    image_history_size: tuple[int, int] = (256, 256)
+    num_frames: int = 4
+    audio_patch_size: int = 16
+    num_audio_segments: int = 4
+    image_target_size: tuple[int, int] = (256, 256)
+    image_target_patch_size: int = 8
+    audio_target_patch_size: int = 8
     text_inputs: int = 512
     text_targets: int = 512
     augment: bool = False
+    resize: str = "bilinear"
     prompt_set: str = "all"
     vqa_target: str = "random"
     max_objects: int = 20
@@ -82,23 +112,52 @@ class RegisterSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompts_sha256", _prompts_sha256())
-        object.__setattr__(self, "image_size", tuple(self.image_size))
+        for field in ("input_modalities", "target_modalities", *(size for size, _ in _SIZES)):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
         _choice("prompt_set", self.prompt_set, ("all", "eval"))
         _choice("untrainable", self.untrainable, ("error", "evaluate"))
         _choice("vqa_target", self.vqa_target, ("random", "majority"))
+        _choice("resize", self.resize, ("bilinear", "random"))
         if not self.rates or min(self.rates.values()) < 0 or sum(self.rates.values()) <= 0:
             raise StageError(
                 f"RegisterSpec.rates is {dict(self.rates)}; expected at least one rate above 0 and none below"
             )
-        for side in self.image_size:
-            if side % self.image_patch_size:
-                raise StageError(
-                    f"RegisterSpec.image_size is {self.image_size}; expected multiples of image_patch_size "
-                    f"{self.image_patch_size}"
-                )
-        for field in ("text_inputs", "text_targets", "max_objects", "check_examples"):
+        for field in _COUNTS:
             if getattr(self, field) < 1:
                 raise StageError(f"RegisterSpec.{field} is {getattr(self, field)}; expected 1 or more")
+        self._check_modalities()
+        self._check_sizes()
+
+    def _check_modalities(self) -> None:
+        for field, known in (("input_modalities", INPUT_MODALITIES), ("target_modalities", TARGET_MODALITIES)):
+            for value in getattr(self, field):
+                _choice(field, value, known)
+        if "text" not in self.input_modalities:
+            raise StageError(
+                f"RegisterSpec.input_modalities is {self.input_modalities}; expected text among them: it is the prompt"
+            )
+        if not self.target_modalities:
+            raise StageError("RegisterSpec.target_modalities is (); expected at least one")
+
+    def _check_sizes(self) -> None:
+        for size, patch in _SIZES:
+            sides, side = getattr(self, size), getattr(self, patch)
+            if any(length % side for length in sides):
+                raise StageError(f"RegisterSpec.{size} is {sides}; expected multiples of {patch} {side}")
+        if not 0 < self.num_image_patches <= self.image_size[0] * self.image_size[1] // self.image_patch_size**2:
+            raise StageError(
+                f"RegisterSpec.image_input_samples is {self.image_input_samples}, which is {self.num_image_patches} "
+                f"patches; expected None, a share (float) up to 1.0 or a number (int) up to the patches of an image"
+            )
+
+    @property
+    def num_image_patches(self) -> int:
+        """Patches of the image input in a batch."""
+        every = self.image_size[0] * self.image_size[1] // self.image_patch_size**2
+        if self.image_input_samples is None:
+            return every
+        share = isinstance(self.image_input_samples, float)
+        return int(self.image_input_samples * every) if share else int(self.image_input_samples)
 
 
 def _prompts_sha256() -> str:

@@ -5,12 +5,22 @@ is and what the texts are; this module does the rest. Nothing is drawn here: `dr
 0..1 per example, arrive with the record, so the example is a function of (record, draws) and nothing else.
 
 What stage 1 makes, for one example:
-  text_inputs, text_targets   string
+  text_inputs                 string
+  text_targets                string, or string [n] for several targets that do not see each other
+  text_choices                string [c], answer options
   image_inputs                float32 [H, W, 3] in 0..1 on the canvas
-  image_inputs_mask           bool [H, W]
+  image_inputs_mask           bool [H, W], true where there is picture
+  image_inputs_noise          float32 [patches], with `RegisterSpec.image_input_samples` alone: which are kept
+  image_history_inputs        float32 [f, h, w, 3] and a mask without the 3: frames, oldest first
+  audio_inputs                float32 [256, 128], log-mel, not normalised, and its mask: `uio2.tasks.audio`
+  audio_history_inputs        float32 [f, 256, 128] and its mask: the segments before
+  image_targets               float32 [h, w, 3] in 0..1 on the target canvas, and its mask
+  audio_targets               float32 [256, 128] and its mask
+  {image,audio}_targets_loss_mask, _task_mask   bool [codes]: what counts in the loss (without it: the mask), what
+                              the task hid (without it: nothing)
   meta/task, meta/example_id  string; the id is unique within the task
-  meta/image_id               int64
-  meta/image_info             float32 [11], see `uio2.tasks.image`
+  meta/image_id               int64, of the image or of whatever the record holds
+  meta/image_info             float32 [11], see `uio2.tasks.image`; zeros where there is no image
   meta/all_targets            string [n], every accepted target
   meta/box                    float32 [4], y1, x1, y2, x2 in source pixels; zeros where there is none
 """
@@ -25,13 +35,15 @@ from typing import Any
 import tensorflow as tf
 
 from uio2.tasks import boxes, image
+from uio2.tasks.draws import noise, pick, pick_index
 from uio2.tasks.prompts import Prompts, load_prompts, segments
 from uio2.tasks.specs import RegisterSpec
 
-PREFIX = "[Text] [S] "
+PREFIXES = {"text": "[Text] [S] ", "image": "[Image] [S] ", "audio": "[Audio] [S] "}
 NUM_DRAWS = 8
 DRAW_ITEM, DRAW_PROMPT, DRAW_TARGET = 0, 1, 2
 DRAW_PLACE = slice(3, 7)
+DRAW_PIXELS = 7
 
 Record = Mapping[str, Any]
 
@@ -54,6 +66,27 @@ class Texts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Media:
+    """What of an example is not text.
+
+    Attributes:
+      features: stage 1 keys.
+      record_id: int64 scalar, unique in the dataset.
+      name: string scalar, the same to be read.
+      image_info: float32 [11]; zeros without an image.
+      box: float32 [4] in source pixels; zeros for tasks without one.
+      box_text: the box on the canvas as location pieces; None for tasks without one.
+    """
+
+    features: Mapping[str, tf.Tensor]
+    record_id: tf.Tensor
+    name: tf.Tensor
+    image_info: tf.Tensor
+    box: tf.Tensor
+    box_text: tf.Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Setting:
     """What a task needs beyond the record.
 
@@ -69,13 +102,15 @@ class Setting:
 
 
 class Task(abc.ABC):
-    """A task family.
+    """A task family; about one image unless it says otherwise (`media`).
 
     Attributes:
       name: its name in seqio.
       dataset: the input it reads, `coco` or `refcoco`.
       prompts: its prompt family.
-      fields: paths of the record it needs, beside the image and its id.
+      fields: paths of the record it needs, beside those of `media_fields`.
+      media_fields: paths that `media` reads.
+      makes: the modality of its target, for the prompt's prefix.
       score: prefix of its metrics.
       has_box: whether an example is about one box.
     """
@@ -84,6 +119,8 @@ class Task(abc.ABC):
     dataset: str
     prompts: str
     fields: tuple[str, ...]
+    media_fields: tuple[str, ...] = ("image", "image/id")
+    makes: str = "text"
     score: str
     has_box: bool = False
 
@@ -100,6 +137,10 @@ class Task(abc.ABC):
         """float32 [4]: the item's normalised box; None for tasks without one."""
         del record, item
         return None
+
+    def media(self, record: Record, item: tf.Tensor, *, draws: tf.Tensor, setting: Setting) -> Media:
+        """The record's image on the canvas, and the item's box along with it."""
+        return image_media(record, self.box(record, item), draws=draws, setting=setting)
 
     @abc.abstractmethod
     def texts(self, record: Record, item: tf.Tensor, *, box_text: tf.Tensor | None, draws: tf.Tensor,
@@ -128,13 +169,6 @@ class PromptTable:
         return tf.strings.reduce_join(tf.reshape(tf.stack([literals, filled], 1), [-1]))
 
 
-def pick(values: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
-    """The element of a non-empty vector that a number in 0..1 points at."""
-    count = tf.shape(values)[0]
-    index = tf.minimum(tf.cast(draw * tf.cast(count, tf.float32), tf.int32), count - 1)
-    return values[index]
-
-
 def clean(text: tf.Tensor) -> tf.Tensor:
     """Text with control characters as spaces and none at the ends."""
     return tf.strings.strip(tf.strings.regex_replace(text, r"\s+", " "))
@@ -154,33 +188,49 @@ def preprocessor(task: Task, *, setting: Setting, prompts: Prompts | None = None
             chosen = pick(task.items(record), draws[DRAW_ITEM])
         else:
             chosen = task.eval_items(record, recipe)[item]
-        pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
-        source = tf.cast(tf.shape(pixels)[:2], tf.float32)
-        box = task.box(record, chosen)
-        placement = _placement(source, box, draws, setting)
-        box_text = None
-        if box is not None:
-            box_text = boxes.to_text(boxes.to_canvas(box, placement, size=recipe.image_size), size=recipe.image_size)
-        texts = task.texts(record, chosen, box_text=box_text, draws=draws, setting=setting)
+        media = task.media(record, chosen, draws=draws, setting=setting)
+        texts = task.texts(record, chosen, box_text=media.box_text, draws=draws, setting=setting)
         number = table.num_train
         if not always_eval_prompt:
             number = tf.cast(draws[DRAW_PROMPT] * table.num_train, tf.int32)
-        image_id = tf.cast(record["image/id"], tf.int64)
-        id_parts = [tf.strings.as_string(image_id), tf.strings.as_string(tf.cast(texts.item_id, tf.int64))]
+        item_id = tf.strings.as_string(tf.cast(texts.item_id, tf.int64))
         return {
-            "text_inputs": PREFIX + table.render(number, texts.values),
+            "text_inputs": PREFIXES[task.makes] + table.render(number, texts.values),
             "text_targets": texts.target,
-            "image_inputs": image.render(pixels, placement, size=recipe.image_size),
-            "image_inputs_mask": image.pixel_mask(placement, size=recipe.image_size),
+            **media.features,
             "meta/task": tf.constant(task.name),
-            "meta/example_id": tf.strings.join(id_parts, "/"),
-            "meta/image_id": image_id,
-            "meta/image_info": tf.ensure_shape(placement.info(), [11]),
+            "meta/example_id": tf.strings.join([media.name, item_id], "/"),
+            "meta/image_id": media.record_id,
+            "meta/image_info": tf.ensure_shape(media.image_info, [11]),
             "meta/all_targets": texts.all_targets,
-            "meta/box": tf.zeros(4) if box is None else tf.reshape(box * tf.tile(source, [2]), [4]),
+            "meta/box": media.box,
         }
 
     return example
+
+
+def image_media(record: Record, box: tf.Tensor | None, *, draws: tf.Tensor, setting: Setting) -> Media:
+    """`record["image"]` decoded and on the canvas, with a normalised box [4] of it or None."""
+    recipe, size = setting.recipe, setting.recipe.image_size
+    pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
+    source = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    placement = _placement(source, box, draws, setting)
+    method: str | tf.Tensor = "bilinear"
+    if setting.training and recipe.resize == "random":
+        method = pick_index(len(image.METHODS), draws[DRAW_PIXELS])
+    features = {
+        "image_inputs": image.render(pixels, placement, size=size, method=method),
+        "image_inputs_mask": image.pixel_mask(placement, size=size),
+    }
+    if recipe.image_input_samples is not None:
+        every = image.Canvas(size, recipe.image_patch_size).num_patches
+        features["image_inputs_noise"] = noise(every, draws[DRAW_PIXELS])
+    image_id = tf.cast(record["image/id"], tf.int64)
+    media = Media(features, image_id, tf.strings.as_string(image_id), placement.info(), tf.zeros(4))
+    if box is None:
+        return media
+    text = boxes.to_text(boxes.to_canvas(box, placement, size=size), size=size)
+    return dataclasses.replace(media, box=tf.reshape(box * tf.tile(source, [2]), [4]), box_text=text)
 
 
 def _placement(source: tf.Tensor, box: tf.Tensor | None, draws: tf.Tensor, setting: Setting) -> image.Placement:

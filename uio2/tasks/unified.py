@@ -1,4 +1,4 @@
-"""Stage 2: the same features for every task: tokens with EOS, normalised patches, positions.
+"""Stage 2: the same features for every task of the recipe's modalities: text here, the rest in `unified_media`.
 
 Works on a batch, where one call of the tokenizer and of each image operation serves all examples
 (per-example calls cost more than the JPEG decode at 96x96); `unify_one` is the same for a single example.
@@ -6,7 +6,8 @@ Works on a batch, where one call of the tokenizer and of each image operation se
 Features for B examples; text is ragged here, fixed shapes are stage 3's business:
   inputs/text/tokens                       int32 [B, (t)]
   targets/text/tokens, pos_ids, segment_ids int32 [B, (d)]; several targets of one example become segments
-  inputs/image/input, mask, pos_ids        as in the model batch
+  choices/tokens                           int32 [B, (c), (t)]; where the task has answer options, each with EOS
+  inputs/image/..., targets/audio/..., ... as in the model batch
   meta/length_inputs, meta/length_targets  int32 [B]: tokens with EOS before anything was cut
 """
 
@@ -16,30 +17,41 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from uio2.tasks import image
 from uio2.tasks.specs import RegisterSpec
+from uio2.tasks.unified_media import Batch, unify_media
 from uio2.tasks.vocabulary import EOS_ID, UnifiedVocabulary
-
-Batch = dict[str, tf.Tensor]
 
 
 def unify(batch: Mapping[str, tf.Tensor], *, vocabulary: UnifiedVocabulary, recipe: RegisterSpec) -> Batch:
     """Stage 1 features of B examples to stage 2 features; `meta/` passes through.
 
-    `text_targets` is string [B], or ragged [B, None] for several targets. A missing modality becomes
-    zeros with mask 0.
+    `text_targets` is string [B], or [B, None] (dense or ragged) for several targets; `text_choices` string [B, None].
+    What the recipe does not name is left out, what an example lacks becomes zeros with mask 0.
     """
     texts = batch["text_inputs"]
+    rows = tf.shape(texts)[0]
     tokens, lengths = _with_eos(vocabulary.tf_tokenizer.tokenize(texts), limit=recipe.text_inputs)
-    out: Batch = {"inputs/text/tokens": tokens, "meta/length_inputs": lengths}
-    targets = batch.get("text_targets")
-    if targets is None:
-        targets = tf.fill(tf.shape(texts), "")
-    if not isinstance(targets, tf.RaggedTensor):
-        targets = tf.RaggedTensor.from_tensor(targets[:, None])
-    out |= _targets(targets, vocabulary=vocabulary, limit=recipe.text_targets)
-    out |= _image(batch, tf.shape(texts)[0], recipe)
+    out: Batch = {
+        "inputs/text/tokens": tokens,
+        "meta/length_inputs": lengths,
+        "meta/length_targets": tf.zeros_like(lengths),
+    }
+    if "text" in recipe.target_modalities:
+        targets = _lists(batch.get("text_targets", tf.fill([rows], "")))
+        out |= _targets(targets, vocabulary=vocabulary, limit=recipe.text_targets)
+    if "text_choices" in batch:
+        choices = _lists(batch["text_choices"])
+        each, _ = _with_eos(vocabulary.tf_tokenizer.tokenize(choices.values), limit=recipe.text_targets)
+        out["choices/tokens"] = choices.with_values(each)
+    out |= unify_media(batch, rows=rows, recipe=recipe)
     return out | {k: v for k, v in batch.items() if k.startswith("meta/")}
+
+
+def _lists(texts: tf.Tensor | tf.RaggedTensor) -> tf.RaggedTensor:
+    """Strings [B] or [B, n] as ragged [B, (n)]."""
+    if isinstance(texts, tf.RaggedTensor):
+        return texts
+    return tf.RaggedTensor.from_tensor(texts[:, None] if texts.shape.rank == 1 else texts)
 
 
 def _with_eos(tokens: tf.RaggedTensor, *, limit: int) -> tuple[tf.RaggedTensor, tf.Tensor]:
@@ -66,28 +78,8 @@ def _targets(texts: tf.RaggedTensor, *, vocabulary: UnifiedVocabulary, limit: in
     }
 
 
-def _image(batch: Mapping[str, tf.Tensor], size: tf.Tensor, recipe: RegisterSpec) -> Batch:
-    patch = recipe.image_patch_size
-    canvas = image.Canvas(recipe.image_size, patch)
-    n = canvas.num_patches
-    if "image_inputs" not in batch:
-        empty = tf.zeros([size, n], tf.int32)
-        return {
-            "inputs/image/input": tf.zeros([size, n, patch * patch * 3]),
-            "inputs/image/mask": empty,
-            "inputs/image/pos_ids": empty,
-        }
-    return {
-        "inputs/image/input": image.patchify(image.normalise(batch["image_inputs"]), patch=patch),
-        "inputs/image/mask": image.patch_mask(batch["image_inputs_mask"], patch=patch),
-        "inputs/image/pos_ids": tf.tile(tf.range(n)[None], [size, 1]),
-    }
-
-
 def unify_one(example: Mapping[str, tf.Tensor], *, vocabulary: UnifiedVocabulary, recipe: RegisterSpec) -> Batch:
     """`unify` for one example: no batch dimension in or out; `text_targets` may be a vector."""
     batch = {k: v[None] for k, v in example.items()}
-    if example["text_targets"].shape.rank == 1:
-        batch["text_targets"] = tf.RaggedTensor.from_tensor(batch["text_targets"])
     meta = {k: v for k, v in example.items() if k.startswith("meta/")}
     return {k: v[0] for k, v in unify(batch, vocabulary=vocabulary, recipe=recipe).items()} | meta

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from uio2.tasks.task import DRAW_TARGET, Record, Setting, Task, Texts, clean, pick
+from uio2.tasks.draws import pick
+from uio2.tasks.task import DRAW_TARGET, Record, Setting, Task, Texts, clean
 
 
 class Vqa(Task):
