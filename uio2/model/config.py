@@ -101,13 +101,17 @@ class ModelConfig:
             if any(side % patch for side in getattr(self, field)):
                 kind = field.partition("_")[0]
                 raise ConfigError(f"{field} {getattr(self, field)} is not a multiple of {kind}_patch_size {patch}")
-        for field, known in (("input_modalities", INPUT_MODALITIES), ("target_modalities", TARGET_MODALITIES)):
+        modalities: dict[str, tuple[str, ...]] = {
+            "input_modalities": INPUT_MODALITIES,
+            "target_modalities": TARGET_MODALITIES,
+        }
+        for field, known in modalities.items():
             unknown = [m for m in getattr(self, field) if m not in known]
             if unknown:
                 raise ConfigError(f"{field} holds {unknown}; this version knows {list(known)}")
-        for field, known in (("dtype", DTYPES), ("remat", REMATS)):
-            if getattr(self, field) not in known:
-                raise ConfigError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(known)}")
+        for field, choices in (("dtype", DTYPES), ("remat", REMATS)):
+            if getattr(self, field) not in choices:
+                raise ConfigError(f"{field} is {getattr(self, field)!r}; expected one of {', '.join(choices)}")
         if self.image_vit.grid_side**2 + 1 != self.image_vit.num_positions:
             raise ConfigError(f"image_vit.num_positions is {self.image_vit.num_positions}; expected 1 + a square")
         if self.head_dim % 4:

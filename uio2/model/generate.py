@@ -91,7 +91,7 @@ def _generate(graph: Any, state: Any, inputs: Batch, max_length: int) -> Generat
                 block, x, cache=cache, cross=source_kv, cross_mask=cross_mask, rotary=row.rotary, step=step
             )
             updated.append(cache)
-        logits = model.text_embedder.logits(model.decoder.norm(x))[:, 0]
+        logits = model.logits(model.decoder.norm(x))[:, 0]
         best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         logprob = jnp.max(jax.nn.log_softmax(logits), axis=-1)
         best, logprob = jnp.where(finished, 0, best), jnp.where(finished, 0.0, logprob)

@@ -97,6 +97,11 @@ class ImageCodecConfig:
     image_size: tuple[int, int] = (256, 256)
     attention_sides: tuple[int, ...] = (32,)
 
+    def __post_init__(self) -> None:
+        _multiple(self, "image_size", self.image_size, self.patch_size)
+        # The norms have 32 groups (spec section 3).
+        _multiple(self, "channels * multipliers", tuple(self.channels * m for m in (1, *self.multipliers)), 32)
+
     @property
     def patch_size(self) -> int:
         """Pixels per code along each side."""
@@ -153,6 +158,11 @@ class AudioCodecConfig:
     spectrogram_size: tuple[int, int] = (128, 256)
     patch_size: int = 8
 
+    def __post_init__(self) -> None:
+        _multiple(self, "spectrogram_size", self.spectrogram_size, self.patch_size)
+        # The fixed position table is sine and cosine of row and of column.
+        _multiple(self, "emb_dim of encoder and decoder", (self.encoder.emb_dim, self.decoder.emb_dim), 4)
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows (frequency) and columns (time) of codes."""
@@ -164,3 +174,8 @@ def _choice(config: object, field: str, known: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{type(config).__name__}.{field} is {getattr(config, field)!r}; expected one of {', '.join(known)}"
         )
+
+
+def _multiple(config: object, field: str, values: tuple[int, ...], of: int) -> None:
+    if any(value % of for value in values):
+        raise ConfigError(f"{type(config).__name__}: {field} is {values}; expected multiples of {of}")

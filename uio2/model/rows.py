@@ -73,12 +73,17 @@ class Row:
 
     def split(self, hidden: Float[Array, "r l d"]) -> list[Float[Array, "b t d"]]:
         """The segments' hidden states; zero at tokens that packing left out."""
-        if self.index_map is not None:
-            hidden = self.index_map.scatter(hidden)
+        return self._parts(hidden if self.index_map is None else self.index_map.scatter(hidden))
+
+    def placed(self) -> list[Bool[Array, "b t"]] | None:
+        """The segments' tokens that have a place in a row of limited length; None when none is limited."""
+        return None if self.index_map is None else self._parts(self.index_map.kept)
+
+    def _parts(self, x: Array) -> list[Array]:
         parts, start = [], 0
         for length in self.lengths:
-            part = hidden[:, start : start + self.fold * length]
-            parts.append(part.reshape(-1, length, hidden.shape[-1]))
+            part = x[:, start : start + self.fold * length]
+            parts.append(part.reshape(-1, length, *x.shape[2:]))
             start += self.fold * length
         return parts
 
@@ -105,8 +110,7 @@ def assemble(segments: Sequence[Segment], *, fold: int = 1, length: int | None =
     if length is None:
         return Row(row, None, lengths, fold)
     index_map = IndexMap.of(row.mask, slots=length)
-    packed = jax.tree.map(index_map.gather, dataclasses.replace(row, mask=None))
-    return Row(dataclasses.replace(packed, mask=index_map.filled), index_map, lengths, fold)
+    return Row(jax.tree.map(index_map.gather, row), index_map, lengths, fold)
 
 
 def _fold(segment: Segment, fold: int) -> Segment:

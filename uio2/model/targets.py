@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from uio2.model.codecs import AudioCodec, ImageCodec
 from uio2.model.config import ModelConfig
-from uio2.model.encoders.items import encode_real, frozen
+from uio2.model.encoders.items import Encoded, encode_real, frozen
 from uio2.model.encoders.visual import modality_vector
 
 START, UNKNOWN = 0, 1
@@ -47,12 +47,18 @@ class TargetTokens:
     segment_ids: Int[Array, "b t"] | None = None
 
 
+def text_mask(batch: Mapping[str, Array]) -> Int[Array, "b t"]:
+    """Real text tokens; a target that is only EOS (id 1) says nothing: it is masked whole."""
+    targets = jnp.asarray(batch["targets/text/targets"])
+    return jnp.asarray(batch["targets/text/mask"]) * (targets.sum(axis=-1, keepdims=True) > 1)
+
+
 def text_tokens(batch: Mapping[str, Array]) -> TargetTokens:
-    """`targets/text/*` as they are, but a target that is only EOS (id 1) says nothing: it is masked whole."""
-    targets, inputs, mask, pos_ids, segment_ids = (
-        jnp.asarray(batch[f"targets/text/{key}"]) for key in ("targets", "inputs", "mask", "pos_ids", "segment_ids")
+    """`targets/text/*` as they are, under `text_mask`."""
+    targets, inputs, pos_ids, segment_ids = (
+        jnp.asarray(batch[f"targets/text/{key}"]) for key in ("targets", "inputs", "pos_ids", "segment_ids")
     )
-    mask = mask * (targets.sum(axis=-1, keepdims=True) > 1)
+    mask = text_mask(batch)
     return TargetTokens(targets, inputs, mask > 0, mask.astype(jnp.float32), pos_ids, segment_ids)
 
 
@@ -75,26 +81,26 @@ class CodeTarget(nnx.Module):
         self.codec = _codec(config, kind, rngs)
         self.config, self.kind = config, kind
 
-    def codes(self, batch: Mapping[str, Array], *, present: Bool[Array, "b"], slots: int | None) -> Int[Array, "b t"]:
+    def codes(self, batch: Mapping[str, Array], *, present: Bool[Array, " b"], slots: int | None) -> Encoded:
         """In the order of the sequence: row-major, for spectrograms over (time, frequency)."""
         ready = f"targets/{self.kind}/codes"
         if ready in batch:
-            return jnp.asarray(batch[ready])
-        codec = frozen(self.codec)
+            return Encoded(jnp.asarray(batch[ready]), jnp.ones(present.shape, bool))
         values = jnp.asarray(batch[f"targets/{self.kind}/{self.kind}"])
-        return encode_real(codec.encode, values, present=present, slots=slots).tokens
+        return encode_real(frozen(self.codec).encode, values, present=present, slots=slots)
 
     def __call__(self, batch: Mapping[str, Array], *, slots: int | None = None) -> TargetTokens:
         """Reads `targets/<kind>/{mask, loss_mask, task_mask}` and `codes` or the picture; the last two masks may be
         left out (then the loss counts every real token, and the task masked nothing)."""
         prefix = f"targets/{self.kind}"
         mask = jnp.asarray(batch[f"{prefix}/mask"]) > 0
-        loss_mask = jnp.asarray(batch[f"{prefix}/loss_mask"]) if f"{prefix}/loss_mask" in batch else mask
-        targets = self.codes(batch, present=mask.any(axis=1), slots=slots) + FIRST_CODE
-        task_mask = jnp.asarray(batch[f"{prefix}/task_mask"]) > 0 if f"{prefix}/task_mask" in batch else None
+        loss_mask = jnp.asarray(batch.get(f"{prefix}/loss_mask", mask)).astype(jnp.float32)
+        task_mask = batch.get(f"{prefix}/task_mask")
+        found = self.codes(batch, present=mask.any(axis=1), slots=slots)
+        targets, kept = found.tokens + FIRST_CODE, found.kept[:, None]
         pos_ids = jnp.broadcast_to(jnp.arange(targets.shape[1], dtype=jnp.int32), targets.shape)
-        inputs = self._inputs(targets, task_mask)
-        return TargetTokens(targets, inputs, mask, loss_mask.astype(jnp.float32), pos_ids)
+        inputs = self._inputs(targets, None if task_mask is None else jnp.asarray(task_mask) > 0)
+        return TargetTokens(targets, inputs, mask & kept, loss_mask * kept, pos_ids)
 
     def _inputs(self, targets: Int[Array, "b t"], task_mask: Bool[Array, "b t"] | None) -> Int[Array, "b t"]:
         config, seen = self.config, targets

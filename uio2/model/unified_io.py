@@ -94,9 +94,7 @@ class UnifiedIO2(nnx.Module):
                 continue
             kind = modality.removesuffix("_history")
             encoder = getattr(self, modality if modality.endswith("_history") else f"{kind}_input")
-            segments.append(
-                encoder(batch, tower=getattr(self, f"{kind}_vit"), slots=slots.get(f"inputs/{modality}"))
-            )
+            segments.append(encoder(batch, tower=getattr(self, f"{kind}_vit"), slots=slots.get(f"inputs/{modality}")))
         return assemble(segments, fold=fold, length=length).tokens
 
     def target_tokens(self, batch: Batch, *, budget: Mapping[str, int] | None = None) -> dict[str, TargetTokens]:
@@ -165,7 +163,7 @@ class UnifiedIO2(nnx.Module):
           batch: see the package docstring.
           fold: examples per row of encoder and decoder.
           horizontally_pack_inputs, horizontally_pack_targets: length of their rows, real tokens packed to the front;
-            what does not fit is dropped. None: no packing.
+            what does not fit is dropped and counts in no loss. None: no packing.
           budget: how many items of the whole batch are encoded, by the start of their keys: pictures and clips
             (`inputs/image`, `inputs/audio`, `targets/image`, `targets/audio`) or frames (`inputs/image_history`,
             `inputs/audio_history`). Real items get the places first; those beyond are dropped, which
@@ -176,9 +174,12 @@ class UnifiedIO2(nnx.Module):
         targets = self.target_tokens(batch, budget=budget)
         row = self._target_row(targets, fold=fold, length=horizontally_pack_targets)
         hidden = row.split(self.decoder(row.tokens, encoded=encoded, source=source))
+        losses = [tokens.loss_mask for tokens in targets.values()]
+        if (placed := row.placed()) is not None:
+            losses = [mask * there for mask, there in zip(losses, placed, strict=True)]
         return {
-            modality: ModalityOutput(self.logits(h, modality=modality), tokens.targets, tokens.loss_mask)
-            for h, (modality, tokens) in zip(hidden, targets.items(), strict=True)
+            modality: ModalityOutput(self.logits(h, modality=modality), tokens.targets, loss_mask)
+            for h, loss_mask, (modality, tokens) in zip(hidden, losses, targets.items(), strict=True)
         }
 
     def _target_row(self, targets: Mapping[str, TargetTokens], *, fold: int, length: int | None) -> Row:
@@ -206,22 +207,24 @@ class UnifiedIO2(nnx.Module):
         Raises:
           ConfigError: a modality this model does not have.
         """
-        wanted = {"input_modalities": inputs, "target_modalities": targets}
-        changes = {field: tuple(names) for field, names in wanted.items() if names is not None}
-        for field, names in changes.items():
-            if missing := set(names) - set(getattr(self.config, field)):
-                raise ConfigError(f"{field} {sorted(missing)} asked for; this model has {getattr(self.config, field)}")
-        config = dataclasses.replace(self.config, **changes)
+        mine = self.config
+        config = dataclasses.replace(
+            mine,
+            input_modalities=mine.input_modalities if inputs is None else tuple(inputs),
+            target_modalities=mine.target_modalities if targets is None else tuple(targets),
+        )
+        for field in ("input_modalities", "target_modalities"):
+            if missing := set(getattr(config, field)) - set(getattr(mine, field)):
+                raise ConfigError(f"{field} {sorted(missing)} asked for; this model has {getattr(mine, field)}")
         graph, state = nnx.split(nnx.eval_shape(lambda: UnifiedIO2(config, rngs=nnx.Rngs(0))))
-        mine = dict(nnx.to_flat_state(nnx.state(self)))
-        return nnx.merge(graph, nnx.from_flat_state([(key, mine[key]) for key, _ in nnx.to_flat_state(state)]))
+        values = dict(nnx.to_flat_state(nnx.state(self)))
+        return nnx.merge(graph, nnx.from_flat_state([(key, values[key]) for key, _ in nnx.to_flat_state(state)]))
 
 
 def _there[T](part: T | None, what: str) -> T:
     if part is None:
         raise ConfigError(f"the model has no {what} (see input_modalities and target_modalities of its config)")
     return part
-
 
 
 def _checked_budget(budget: Mapping[str, int] | None) -> Mapping[str, int]:

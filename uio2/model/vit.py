@@ -54,14 +54,13 @@ class _Tower(nnx.Module):
     def _embed(self, patches: Array, pos_ids: Array, grid: tuple[int, int]) -> tuple[Array, int]:
         """Tokens [b, leading + n, d] and how many lead."""
 
-    def _run(
-        self, patches: Array, mask: Array, pos_ids: Array, grid: tuple[int, int], *, collect: bool
-    ) -> tuple[Array, Array | None]:
+    def _run(self, patches: Array, mask: Array, pos_ids: Array, grid: tuple[int, int], *, collect: bool) -> list[Array]:
+        """Features of the last block and, with `collect`, of the early one."""
         x, leading = self._embed(patches, pos_ids, grid)
         valid = jnp.pad(mask > 0, ((0, 0), (leading, 0)), constant_values=True)
         pair = valid[:, :, None] & valid[:, None, :]
         last, every = self.blocks.scan(lambda block, h: block(h, pair), x, collect=collect)
-        return last[:, leading:], (every[EARLY_BLOCK][:, leading:] if collect else None)
+        return [features[:, leading:] for features in ((last, every[EARLY_BLOCK]) if collect else (last,))]
 
     def __call__(
         self,

@@ -37,11 +37,11 @@ class Encoded:
     """tokens [i, ...] per item; kept bool [i], false on items that had no slot (their tokens are zero)."""
 
     tokens: Array
-    kept: Bool[Array, "i"]
+    kept: Bool[Array, " i"]
 
 
 def encode_real(
-    encode: Callable[[Any], Array], items: Any, *, present: Bool[Array, "i"], slots: int | None
+    encode: Callable[[Any], Array], items: Any, *, present: Bool[Array, " i"], slots: int | None
 ) -> Encoded:
     """`encode(items)`, on `slots` items at most: the present ones in order.
 
