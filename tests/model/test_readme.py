@@ -13,7 +13,8 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 @needs_golden
 def test_a_published_checkpoint_generates_in_the_readme_s_lines(tmp_path):
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "huggingface" in block]
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (code,) = [block for block in blocks if "huggingface" in block]
     assert len([line for line in code.splitlines() if line]) <= 10
     (tmp_path / "uio2-large").symlink_to(GOLDEN / "huggingface" / "fixture_tiny")
     environment = {**os.environ, "PYTHONPATH": str(README.parent)}

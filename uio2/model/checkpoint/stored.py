@@ -97,14 +97,18 @@ class Permuted(View):
 
 
 class Layer(View):
-    """Entry `number` of a stack's leading axis."""
+    """Entry `number` of the leading axis of a stack (a NumPy or JAX array)."""
 
-    def __init__(self, base: Stored, number: int):
+    def __init__(self, base: Any, number: int):
         self.base, self.number = base, number
         self.dtype, self.shape = np.dtype(base.dtype), tuple(base.shape[1:])
 
     def __getitem__(self, index: Index, /) -> np.ndarray:
-        return np.asarray(self.base[self.number])[index]
+        return np.asarray(self.read())[index]
+
+    def read(self) -> Any:
+        """The whole layer, of the stack's own kind of array."""
+        return self.base[self.number]
 
 
 class Stacked(View):

@@ -91,4 +91,4 @@ def views(model: UnifiedIO2) -> dict[str, Stored]:
 
 def to_tree(model: UnifiedIO2) -> dict[str, Any]:
     """The inverse of `from_tree`, all arrays at once."""
-    return {path: view.base[view.number] if isinstance(view, Layer) else view for path, view in views(model).items()}
+    return {path: view.read() if isinstance(view, Layer) else view for path, view in views(model).items()}
