@@ -85,9 +85,7 @@ def _gpu(args: argparse.Namespace) -> dict[str, Any]:
         return {"run": False, "reason": f"jax sees no GPU (backend {jax.default_backend()})"}
     lengths = dataclasses.replace(BASE_LENGTHS, rows=args.rows)
     sizes = {name: dataclasses.replace(ModelConfig.preset(name), dtype="bfloat16") for name in ("large", "xl")}
-    found = {
-        name: _train_step(config, lengths, repeats=args.repeats, side=GPU_SIDE) for name, config in sizes.items()
-    }
+    found = {name: _train_step(config, lengths, repeats=args.repeats, side=GPU_SIDE) for name, config in sizes.items()}
     return {"run": True, **found}
 
 
