@@ -20,7 +20,7 @@ help:
 	@echo "make demo     set up and run the main job on the embedded digits"
 	@echo "make test     set up, check and run the whole test suite"
 	@echo "make check    lint, format, types, layers"
-	@echo "make slow     all the slow tests, kill -9 over the whole flow among them"
+	@echo "make slow     the slow tests alone, kill -9 over the whole flow among them"
 	@echo "make up/down  the local Prefect and MLflow pages"
 	@echo "make goldens  write the golden texts again"
 	@echo "make lock     resolve requirements.lock again"
@@ -50,7 +50,7 @@ check: setup
 
 test: check
 	$(RUN)/pytest -n 2 --dist loadgroup -m "not slow"
-	$(RUN)/pytest -n 2 --dist loadgroup -m slow --ignore tests/flows/test_digits_killed.py
+	$(RUN)/pytest -n 2 --dist loadgroup -m slow
 
 slow: setup
 	$(RUN)/pytest -n 2 --dist loadgroup -m slow

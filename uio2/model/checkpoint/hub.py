@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from uio2.model.checkpoint.tree import CheckpointError
 
@@ -36,9 +37,21 @@ def resolve(path_or_repo: str | Path, *, revision: str | None = None) -> Path:
             f"{path_or_repo} is no folder here; to download it from the hub: pip install 'uio2[hub]'. Or fetch "
             f"{CONFIG} and {WEIGHTS} by other means and give the folder they are in"
         ) from e
-    files = set(huggingface_hub.list_repo_files(str(path_or_repo), revision=revision))
+    try:
+        return _download(huggingface_hub, str(path_or_repo), revision)
+    except huggingface_hub.errors.HfHubHTTPError as e:
+        reason = next((line for line in str(e).splitlines() if line.strip()), type(e).__name__)
+        raise CheckpointError(
+            f"{path_or_repo} cannot be had from the hub ({reason}); check its name and the revision, and log in with "
+            f"`hf auth login` if it is private"
+        ) from e
+
+
+def _download(hub: Any, repository: str, revision: str | None) -> Path:
+    """The configuration and one form of the weights, in the client's cache."""
+    files = set(hub.list_repo_files(repository, revision=revision))
     chosen = [name for name in (WEIGHTS, PARTS, PICKLED) if name in files][:1]
     if not chosen:
-        raise CheckpointError(f"{path_or_repo} has none of {WEIGHTS}, {PARTS}, {PICKLED}; it has {sorted(files)}")
+        raise CheckpointError(f"{repository} has none of {WEIGHTS}, {PARTS}, {PICKLED}; it has {sorted(files)}")
     wanted = [CONFIG, *chosen, *(["model-*.safetensors"] if chosen == [PARTS] else [])]
-    return Path(huggingface_hub.snapshot_download(str(path_or_repo), revision=revision, allow_patterns=wanted))
+    return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
