@@ -12,9 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from uio2.model.layers import Embedding, GatedMLP
+from uio2.model.stack import Stack
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.train.loop import Interrupted, Loop, train
+from uio2.train.models import functional
 from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import OptimizerSpec, TrainSpec
@@ -132,22 +136,31 @@ def test_schedule_warms_up_and_decays():
     assert float(at_once(0)) == pytest.approx(1.0)
 
 
-def test_muon_moves_every_kernel_equally_far_in_all_directions():
+def test_muon_moves_the_kernels_of_a_model_equally_far_in_all_directions():
+    _, params = functional(Stack(lambda r: GatedMLP(16, 8, rngs=r), length=2, unroll=0, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
-    scales = np.logspace(0, -1, 8)  # a gradient with one direction that dominates
-    gradients = {
-        "mlp": {"kernel": jnp.asarray(rng.standard_normal((2, 16, 8)) * scales, jnp.float32)},
-        "table": jnp.asarray(rng.standard_normal((16, 8)) * scales, jnp.float32),
-    }
-    params = jax.tree.map(jnp.ones_like, gradients)
+
+    def lopsided(leaf):  # a gradient with one direction that dominates
+        return jnp.asarray(rng.standard_normal(leaf.shape) * np.logspace(0, -1, leaf.shape[-1]), jnp.float32)
+
     spec = OptimizerSpec(name="muon", learning_rate=1e-2, adam_learning_rate=1e-3, warmup_steps=0, weight_decay=0.0)
     rule = make_optimizer(spec, steps=10)
-    updates, _ = rule.update(gradients, rule.init(params), params)
-    for layer in np.asarray(updates["mlp"]["kernel"]):
+    updates, _ = rule.update(jax.tree.map(lopsided, params), rule.init(params), params)
+    stacks = [np.asarray(leaf) for leaf in jax.tree.leaves(updates)]
+    assert len(stacks) == 3
+    for layer in (layer for stack in stacks for layer in stack):
         assert np.sqrt(np.mean(layer**2)) == pytest.approx(0.2 * 1e-2, rel=0.3)
         directions = np.linalg.svd(layer, compute_uv=False)
         assert directions[0] / directions[-1] < 2
-    assert np.abs(updates["table"]).max() < 3e-3  # by AdamW, at its own rate
+
+
+def test_muon_leaves_tables_to_adamw_at_its_own_rate():
+    _, params = functional(Embedding(16, 8, rngs=nnx.Rngs(0)))
+    spec = OptimizerSpec(name="muon", learning_rate=1e-2, adam_learning_rate=1e-3, warmup_steps=0)
+    rule = make_optimizer(spec, steps=10)
+    updates, _ = rule.update(jax.tree.map(jnp.ones_like, params), rule.init(params), params)
+    (table,) = jax.tree.leaves(updates)
+    np.testing.assert_allclose(table, -1e-3, rtol=0.1)
 
 
 def test_settings_that_cannot_work_are_refused():

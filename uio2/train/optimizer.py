@@ -63,7 +63,8 @@ def _rule(spec: OptimizerSpec, steps: int) -> optax.GradientTransformation:
 
 
 def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    """The parameter's name; NNX holds the array of each in a leaf `value`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
 
 
 def _is_matrix(params: Any) -> Any:

@@ -142,6 +142,6 @@ TRAIN = StageType(
     kind="checkpoint",
     spec=TrainSpec,
     run="uio2.train.train_stage:run",
-    code_version="2",  # the vision transformer's parameters are called image_vit/
+    code_version="3",  # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels
     volatile=_VOLATILE,
 )
