@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,22 @@ from beam_jobs.job import Info, Job, Record, Row, order
 from beam_jobs.shards import write_shard
 from beam_jobs.specs import CocoSpec, RefCocoSpec
 from beam_jobs.tfds_metadata import write_metadata
+from tests.tiny import audio as tiny_audio
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 from uio2.tasks import tokenizer_stage
 from uio2.tasks.eval_feed import eval_examples
-from uio2.tasks.mixture import TASKS, Mixture, make_mixture
+from uio2.tasks.families import find_task
+from uio2.tasks.mixture import Mixture, make_mixture
 from uio2.tasks.specs import RegisterSpec, TokenizerSpec
 from uio2.tasks.task import NUM_DRAWS
 
+# Datasets by input name that need no files: each is written straight from Python by a module of `tests.tiny`.
+TINY: dict[str, Callable[[Path], Path]] = {"audio": tiny_audio.build}
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "coco_tiny"
-RECIPE = RegisterSpec(
-    rates=dict.fromkeys(TASKS, 1.0), image_size=(96, 96), image_patch_size=16, text_inputs=40, text_targets=32
-)
+SIZES = {"image_size": (96, 96), "image_patch_size": 16, "text_inputs": 40, "text_targets": 32,
+         "image_history_size": (32, 32), "num_frames": 2, "num_audio_segments": 1,
+         "image_target_size": (64, 64)}  # fmt: skip
 TOKENIZER = TokenizerSpec(vocab_size=400)
 VERSION = "1.0.0"
 DRAW = 0.5
@@ -40,7 +44,7 @@ DRAW = 0.5
 
 def render(name: str) -> str:
     """The first evaluation example of a task, and the first training record with every draw at 0.5."""
-    mixture = _mixture()
+    mixture = _mixture(name)
     task = mixture.task(name)
     lines = [f"# {name}: dataset {task.dataset}, prompts {task.prompts}, metrics {task.score}", "", "# evaluation"]
     found = next(eval_examples(mixture, task=name, batch_size=1, limit=1))
@@ -54,20 +58,36 @@ def render(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _mixture(name: str) -> Mixture:
+    """One task, with the modalities it has, and a tokenizer trained on the text of COCO and RefCOCO."""
+    task = find_task(name)
+    recipe = RegisterSpec(
+        rates={name: 1.0}, input_modalities=("text", *task.takes), target_modalities=(task.makes,), **SIZES
+    )
+    return make_mixture(recipe, datasets={task.dataset: _dataset(task.dataset)}, tokenizer=_tokenizer())
+
+
 @functools.cache
-def _mixture() -> Mixture:
-    """All tasks over the fixture, with a tokenizer trained on its text; the folder lives as long as the process."""
+def _dataset(name: str) -> Path:
+    """The dataset of an input name; the folder lives as long as the process."""
     folder = Path(_kept_folder().name)
+    if name not in TINY:
+        return _from_fixture(folder)["refcoco" if name.startswith("refcoco") else name]
+    return TINY[name](folder / name)
+
+
+@functools.cache
+def _from_fixture(folder: Path) -> dict[str, Path]:
+    """Files in COCO's and REFER's layout, through the builders' own code."""
     images, spec = FIXTURE / "images", CocoSpec()
     folders = sources.subfolders(images)
     files = (*coco.annotation_files(FIXTURE / "annotations"), *coco.vqa_files(FIXTURE / "vqa"))
     refs = refcoco.choose_refs(FIXTURE / "refer", dataset="", split_by="")
     pair = (("refs", str(refs)), ("instances", str(refs.with_name("instances.json"))))
-    datasets = {
+    return {
         "coco": _write(coco.CocoJob(files, str(images), folders, spec.max_pixels), folder),
         "refcoco": _write(refcoco.RefCocoJob(pair, str(images), folders, RefCocoSpec().max_pixels), folder),
     }
-    return make_mixture(RECIPE, datasets=datasets, tokenizer=_tokenizer(datasets, folder))
 
 
 @functools.cache
@@ -96,8 +116,10 @@ def _write(job: Job, folder: Path) -> Path:
     return out
 
 
-def _tokenizer(datasets: Mapping[str, Path], folder: Path) -> Path:
-    out = folder / "tokenizer"
+@functools.cache
+def _tokenizer() -> Path:
+    folder = Path(_kept_folder().name)
+    datasets, out = _from_fixture(folder), folder / "tokenizer"
     out.mkdir()
     inputs = {
         key: Artifact("dataset", f"goldens/{key}", "1", str(path), "", stats={"tfds_dir": "."})

@@ -11,11 +11,10 @@ from flows.pipelines import PIPELINES, build, entry
 from uio2.model import ModelConfig
 from uio2.pipeline.gin_config import operative_text
 from uio2.pipeline.stage import Source
-from uio2.tasks.specs import FIRST_TASKS
+from uio2.tasks.families import all_tasks
 
 FOLDER = Path(__file__).parent
 PRESETS = ("digits",)
-RENDERED_TASKS = FIRST_TASKS  # all of `uio2.tasks.mixture.TASKS`, whose import costs TensorFlow
 
 
 def pipeline_text(name: str) -> str:
@@ -52,7 +51,7 @@ def task_text(name: str) -> str:
 
 GOLDENS: dict[str, Callable[[], str]] = {
     **{f"pipelines/{name}.txt": functools.partial(pipeline_text, name) for name in PIPELINES},
-    **{f"tasks/{name}.txt": functools.partial(task_text, name) for name in RENDERED_TASKS},
+    **{f"tasks/{name}.txt": functools.partial(task_text, name) for name in all_tasks()},
     **{f"parameters/{preset}.txt": functools.partial(parameters_text, preset) for preset in PRESETS},
 }
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-import tiny_datasets
 
+from tests.tiny import scenes
 from uio2.tasks.mixture import Mixture, make_mixture
 from uio2.tasks.specs import RegisterSpec
 
@@ -17,7 +17,7 @@ RECIPE = RegisterSpec(image_size=(96, 96), image_patch_size=16, text_inputs=48, 
 
 @pytest.fixture(scope="session")
 def datasets(tmp_path_factory) -> dict[str, Path]:
-    return tiny_datasets.build(tmp_path_factory.mktemp("datasets"))
+    return scenes.build(tmp_path_factory.mktemp("datasets"))
 
 
 @pytest.fixture(scope="session")

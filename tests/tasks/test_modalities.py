@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
-import tiny_audio
 from flax import nnx
 
+from tests.tiny import audio as tiny_audio
 from uio2.model import ModelConfig, UnifiedIO2, multimodal_loss
 from uio2.pipeline.stage import StageError
 from uio2.tasks.align import align
 from uio2.tasks.converter import UnifiedConverter, convert
 from uio2.tasks.eval_feed import eval_examples
 from uio2.tasks.feed import Feed
-from uio2.tasks.mixture import TASKS, MixtureError, make_mixture
+from uio2.tasks.mixture import MixtureError, make_mixture
 from uio2.tasks.registry import register
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.unified import unify
 
-CAPTIONS = "image_caption_coco_2017"
+AUDIO, CAPTIONS = "audio_caption", "image_caption_coco_2017"
 RECIPE = RegisterSpec(
-    rates={tiny_audio.AudioCaptioning.name: 1.0, CAPTIONS: 1.0}, image_size=(96, 96), text_inputs=32, text_targets=32,
+    rates={AUDIO: 1.0, CAPTIONS: 1.0}, image_size=(96, 96), text_inputs=32, text_targets=32,
     input_modalities=("text", "image", "audio", "audio_history"), num_audio_segments=2,
 )  # fmt: skip
 SMALL_VIT = {"emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64, "num_layers": 2}
@@ -39,9 +39,7 @@ CONFIG = ModelConfig.preset("digits").with_overrides({
 
 
 @pytest.fixture
-def mixture(datasets, tokenizer, tmp_path, monkeypatch):
-    task = tiny_audio.AudioCaptioning()
-    monkeypatch.setitem(TASKS, task.name, task)
+def mixture(datasets, tokenizer, tmp_path):
     clips = tiny_audio.build(tmp_path, seconds=10.5)
     return make_mixture(RECIPE, datasets={"coco": datasets["coco"], "audio": clips}, tokenizer=tokenizer)
 
@@ -70,7 +68,7 @@ def test_a_mixed_batch_holds_what_each_task_has_and_a_model_eats_it(mixture):
 
 
 def test_a_task_alone_gives_the_same_rows_as_in_the_mixture(mixture):
-    name = tiny_audio.AudioCaptioning.name
+    name = AUDIO
     alone = next(eval_examples(mixture, task=name, batch_size=3))
     assert {row["example_id"] for row in alone.metadata} == {f"train/{n}.wav/0" for n in range(3)}
     assert len({row["image_id"] for row in alone.metadata}) == 3
@@ -81,14 +79,14 @@ def test_a_task_alone_gives_the_same_rows_as_in_the_mixture(mixture):
 
 
 def test_modalities_the_recipe_does_not_name_are_left_out(mixture):
-    few = dataclasses.replace(RECIPE, input_modalities=("text", "audio"), rates={tiny_audio.AudioCaptioning.name: 1.0})
+    few = dataclasses.replace(RECIPE, input_modalities=("text", "audio"), rates={AUDIO: 1.0})
     batch = first_batch(dataclasses.replace(mixture, recipe=few))
     assert {key.split("/")[1] for key in batch} == {"text", "audio"}
     assert batch["inputs/audio/mask"].any(axis=1).all()
 
 
 def test_seqio_gives_the_same_with_all_modalities(mixture, tokenizer):
-    name = tiny_audio.AudioCaptioning.name
+    name = AUDIO
     stored = {key: data.directory for key, data in mixture.datasets.items()}
     again = register(RECIPE, datasets=stored, tokenizer=tokenizer)
     ds = seqio.get_mixture_or_task(name).get_dataset(sequence_length=None, split="validation", shuffle=False)

@@ -13,9 +13,9 @@ import tensorflow as tf
 from PIL import Image
 
 from uio2.tasks import boxes, image, keypoints, locations, masks, video
+from uio2.tasks.families.referring_expression import ReferringExpression
 from uio2.tasks.feed import Feed
 from uio2.tasks.prompts import Prompts
-from uio2.tasks.refexp import ReferringExpression
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import Setting, preprocessor
 

@@ -9,8 +9,8 @@ import json
 import numpy as np
 import pytest
 import seqio
-import tiny_datasets
 
+from tests.tiny import scenes
 from uio2.model import ModelConfig
 from uio2.pipeline.artifact import Artifact, digest_directory
 from uio2.pipeline.stage import StageContext, StageError
@@ -111,8 +111,8 @@ def test_wrong_tokenizer_or_model_is_refused(registered, trained, datasets, toke
 
 
 def test_empty_task_is_refused_by_name(trained, tmp_path):
-    rows = tiny_datasets.bare_rows(3)
-    path = tiny_datasets.write(tmp_path / "data", "coco_all", tiny_datasets.COCO, {"train": rows, "validation": rows})
+    rows = scenes.bare_rows(3)
+    path = scenes.write(tmp_path / "data", "coco_all", scenes.COCO, {"train": rows, "validation": rows})
     tokenizer = Artifact("tokenizer", "tokenizer", "1", str(trained[0]), "t")
     where = context(tmp_path / "stage", {"coco": dataset_artifact(path), "tokenizer": tokenizer})
     with pytest.raises(StageError, match=r"vqa_coco_2017.*no example in split 'train'"):

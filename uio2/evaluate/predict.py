@@ -39,7 +39,6 @@ EOS_ID = 1
 PREFIX = "[Text] [S] "
 # Rounded so that the last bits of a log-probability do not decide a digest.
 LOGPROB_DECIMALS, PIXEL_DECIMALS = 5, 3
-DATASETS = ("coco", "refcoco")
 
 
 def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
@@ -231,6 +230,6 @@ def question_pattern(prompts: str) -> re.Pattern[str] | None:
 def _open_mixture(context: StageContext) -> Mixture:
     from uio2.tasks.mixture import open_mixture
 
-    given = {name: context.inputs[name] for name in DATASETS if name in context.inputs}
+    given = {name: found for name, found in context.inputs.items() if found.kind == "dataset"}
     datasets = {name: artifact.path / artifact.stats.get("tfds_dir", "") for name, artifact in given.items()}
     return open_mixture(context.inputs["mixture"].path, datasets=datasets, tokenizer=context.inputs["tokenizer"].path)

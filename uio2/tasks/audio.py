@@ -13,8 +13,8 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import tensorflow as tf
 
+from uio2.tasks.lazy import tf
 from uio2.tasks.wav import SAMPLE_RATE, read_wav
 
 SEGMENT_SECONDS = 4.08

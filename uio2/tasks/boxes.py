@@ -5,10 +5,9 @@ Reading texts back and undoing the placement is numpy only: `uio2.tasks.location
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from uio2.tasks.draws import noise
 from uio2.tasks.image import Placement
+from uio2.tasks.lazy import tf
 from uio2.tasks.locations import FIRST_LOCATION, LOCATION_BINS
 
 

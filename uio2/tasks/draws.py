@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
+from uio2.tasks.lazy import tf
 
 
 def pick_index(count: int | tf.Tensor, draw: tf.Tensor) -> tf.Tensor:

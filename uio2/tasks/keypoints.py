@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from uio2.tasks.boxes import location_pieces
 from uio2.tasks.image import Placement
+from uio2.tasks.lazy import tf
 from uio2.tasks.locations import parse_labelled_points
 
 COCO_PARTS = (

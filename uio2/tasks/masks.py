@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from uio2.tasks import image
+from uio2.tasks.lazy import tf
 
 THRESHOLD = 0.5
 

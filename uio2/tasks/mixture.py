@@ -18,17 +18,13 @@ import tensorflow as tf
 
 from uio2.model.config import ModelConfig
 from uio2.pipeline.stage import spec_from_json
-from uio2.tasks.box_classification import BoxClassification
-from uio2.tasks.captioning import Captioning
 from uio2.tasks.datasets import DatasetError, StoredDataset
+from uio2.tasks.families import TaskError, find_task
 from uio2.tasks.model_check import mismatch
-from uio2.tasks.refexp import ReferringExpression
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import Setting, Task, preprocessor
 from uio2.tasks.vocabulary import UnifiedVocabulary
-from uio2.tasks.vqa import Vqa
 
-TASKS: dict[str, Task] = {t.name: t for t in (Captioning(), Vqa(), BoxClassification(), ReferringExpression())}
 MIXTURE_FILE = "mixture.json"
 
 
@@ -65,7 +61,7 @@ class Mixture:
         """
         if name not in self.recipe.rates:
             raise MixtureError(f"task {name!r} is not in the mixture; it has {', '.join(self.recipe.rates)}")
-        return TASKS[name]
+        return find_task(name)
 
     def dataset(self, name: str) -> StoredDataset:
         """The dataset a task reads."""
@@ -118,29 +114,32 @@ def counts_file(folder: Path, name: str, split: str) -> Path:
     return folder / "counts" / f"{name}-{split}.npy"
 
 
-def make_mixture(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], tokenizer: str | Path,
+def make_mixture(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], tokenizer: str | Path | UnifiedVocabulary,
                  counts_at: Path | None = None) -> Mixture:  # fmt: skip
     """Opens the data of a recipe.
 
     Args:
       recipe: rates, lengths and sizes.
       datasets: TFDS directory by input name.
-      tokenizer: a SentencePiece file, or a folder with `tokenizer.model`.
+      tokenizer: a SentencePiece file, a folder with `tokenizer.model`, or a vocabulary.
       counts_at: see `Mixture`.
 
     Raises:
       MixtureError: an unknown task, or a dataset that a task needs is not given.
     """
     for name in recipe.rates:
-        if name not in TASKS:
-            raise MixtureError(f"rates name an unknown task {name!r}; known: {', '.join(sorted(TASKS))}")
-        if TASKS[name].dataset not in datasets:
+        try:
+            needed = find_task(name).dataset
+        except TaskError as error:
+            raise MixtureError(f"RegisterSpec.rates: {error}") from error
+        if needed not in datasets:
             raise MixtureError(
-                f"task {name!r} needs the dataset {TASKS[name].dataset!r}; given: {sorted(datasets)}. "
-                f"Build it or remove the task"
+                f"task {name!r} needs the dataset {needed!r}; given: {sorted(datasets)}. Build it or remove the task"
             )
     stored = {name: StoredDataset(path) for name, path in datasets.items()}
-    return Mixture(recipe, stored, UnifiedVocabulary.from_file(tokenizer), counts_at)
+    if not isinstance(tokenizer, UnifiedVocabulary):
+        tokenizer = UnifiedVocabulary.from_file(tokenizer)
+    return Mixture(recipe, stored, tokenizer, counts_at)
 
 
 def open_mixture(folder: str | Path, *, datasets: Mapping[str, str | Path], tokenizer: str | Path) -> Mixture:
@@ -160,4 +159,4 @@ def open_mixture(folder: str | Path, *, datasets: Mapping[str, str | Path], toke
     return mixture
 
 
-__all__ = ["TASKS", "DatasetError", "Mixture", "MixtureError", "make_mixture", "open_mixture"]
+__all__ = ["DatasetError", "Mixture", "MixtureError", "make_mixture", "open_mixture"]

@@ -19,12 +19,11 @@ from uio2.pipeline.artifact import canonical_json
 from uio2.pipeline.stage import StageContext, StageError, spec_to_json
 from uio2.tasks.eval_feed import eval_examples
 from uio2.tasks.feed import Feed
-from uio2.tasks.mixture import MIXTURE_FILE, TASKS, Mixture, counts_file, make_mixture
+from uio2.tasks.mixture import MIXTURE_FILE, Mixture, counts_file, make_mixture
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.tokenizer_stage import dataset_directory
 
 SPLITS = ("train", "validation")
-DATASETS = ("coco", "refcoco", "audio")
 _LOSS_MASKS = ("targets/text/mask", "targets/image/loss_mask", "targets/audio/loss_mask")
 
 
@@ -36,7 +35,7 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
     """
     if "tokenizer" not in context.inputs:
         raise StageError(f"register has inputs {sorted(context.inputs)}; expected one named 'tokenizer'")
-    directories = {k: dataset_directory(a) for k, a in context.inputs.items() if k in DATASETS}
+    directories = {k: dataset_directory(a) for k, a in context.inputs.items() if a.kind == "dataset"}
     mixture = make_mixture(spec, datasets=directories, tokenizer=context.inputs["tokenizer"].path)
     only_evaluated = _untrainable(mixture) if spec.untrainable == "evaluate" else []
     if only_evaluated:
@@ -100,7 +99,7 @@ def _check(mixture: Mixture, name: str, context: StageContext) -> dict[str, Any]
     )
     rows = [row for batch in batches for row in batch.metadata]
     first = {k: rows[0][k] for k in ("prompt", "target", "all_targets", "image_info", "box")}
-    return {"splits": splits, "seqio": name, "prompts": TASKS[name].prompts, "score": TASKS[name].score,
+    return {"splits": splits, "seqio": name, "prompts": mixture.task(name).prompts, "score": mixture.task(name).score,
             "lengths": _lengths(rows, mixture.recipe), "example": first}  # fmt: skip
 
 

@@ -13,7 +13,10 @@ from pathlib import Path
 
 from uio2.model.config import INPUT_MODALITIES, TARGET_MODALITIES
 from uio2.pipeline.stage import StageError, StageType
+from uio2.tasks.prompts import PromptError, load_prompts, prompt_file
 
+# Prompt families of `FIRST_TASKS`.
+FIRST_PROMPTS = ("box_classification", "image_captioning", "referring_expression", "vqa")
 FIRST_TASKS = (
     "image_caption_coco_2017",
     "vqa_coco_2017",
@@ -37,16 +40,19 @@ class TokenizerSpec:
         special pieces come on top when it is loaded. A text too small for it gives fewer.
       model_type: `bpe` (as the published model) or `unigram`.
       max_sentences: at most this many lines are used, taken at an even stride.
-      prompts_sha256: derived: the prompt files, whose text is trained on too.
+      prompts: prompt families whose wording is trained on too.
+      prompts_sha256: derived: their files.
     """
 
     vocab_size: int = 400
     model_type: str = "bpe"
     max_sentences: int = 1_000_000
+    prompts: tuple[str, ...] = FIRST_PROMPTS
     prompts_sha256: str = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prompts_sha256", _prompts_sha256())
+        object.__setattr__(self, "prompts", tuple(self.prompts))
+        object.__setattr__(self, "prompts_sha256", _prompts_sha256(dict.fromkeys(self.prompts)))
         if self.vocab_size < 300:
             raise StageError(
                 f"TokenizerSpec.vocab_size is {self.vocab_size}; expected at least 300 (259 are bytes and control)"
@@ -77,13 +83,15 @@ class RegisterSpec:
       text_inputs, text_targets: longest text in and out, tokens with EOS; longer text is cut and counted.
       augment: random scale and crop of training images (off for scenes where everything matters).
       resize: `bilinear`, or `random`: training images are resized by one of eight methods.
+      prompts: prompt family -> a prompt file of yours in place of ours; held as its content, so that where it lies
+        does not matter.
       prompt_set: `all` draws a training prompt at random, `eval` always uses the one for evaluation.
       vqa_target: `random` trains on any of a question's answers, `majority` on the most frequent.
       max_objects: box classification evaluates at most this many objects of an image.
       untrainable: what a task with a rate but no example in `train` means: `error`, or `evaluate` to go on with
         rate 0 and say so (a user's folder may hold some annotations for one split only).
       check_examples: examples of each task and split that are run through all stages before publishing.
-      prompts_sha256: derived: the prompt files, so that a changed wording is a changed recipe.
+      prompts_sha256: derived: the prompts of these tasks, so that a changed wording is a changed recipe.
     """
 
     rates: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(FIRST_TASKS, 1.0))
@@ -103,6 +111,7 @@ class RegisterSpec:
     text_targets: int = 512
     augment: bool = False
     resize: str = "bilinear"
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prompt_set: str = "all"
     vqa_target: str = "random"
     max_objects: int = 20
@@ -111,7 +120,6 @@ class RegisterSpec:
     prompts_sha256: str = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "prompts_sha256", _prompts_sha256())
         for field in ("input_modalities", "target_modalities", *(size for size, _ in _SIZES)):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         _choice("prompt_set", self.prompt_set, ("all", "eval"))
@@ -127,6 +135,21 @@ class RegisterSpec:
                 raise StageError(f"RegisterSpec.{field} is {getattr(self, field)}; expected 1 or more")
         self._check_modalities()
         self._check_sizes()
+        self._read_prompts()
+
+    def _read_prompts(self) -> None:
+        from uio2.tasks.families import TaskError, find_task  # they import this module
+
+        try:
+            used = sorted({find_task(name).prompts for name in self.rates} - {""})
+            given = {family: _content(family, value) for family, value in self.prompts.items()}
+        except (TaskError, PromptError) as error:
+            raise StageError(f"RegisterSpec: {error}") from error
+        for family in given:
+            if family not in used:
+                raise StageError(f"RegisterSpec.prompts names {family!r}; the families of its tasks: {', '.join(used)}")
+        object.__setattr__(self, "prompts", given)
+        object.__setattr__(self, "prompts_sha256", _prompts_sha256({family: given.get(family) for family in used}))
 
     def _check_modalities(self) -> None:
         for field, known in (("input_modalities", INPUT_MODALITIES), ("target_modalities", TARGET_MODALITIES)):
@@ -160,10 +183,17 @@ class RegisterSpec:
         return int(self.image_input_samples * every) if share else int(self.image_input_samples)
 
 
-def _prompts_sha256() -> str:
-    """Hex sha256 over the prompt files, in order of their names."""
-    files = sorted((Path(__file__).parent / "prompts").glob("*.toml"))
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def _prompts_sha256(families: Mapping[str, str | None]) -> str:
+    """Hex sha256 over the prompts of these families: the given contents, else our own files."""
+    texts = [prompt_file(family).read_text() if text is None else text for family, text in sorted(families.items())]
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _content(family: str, value: str) -> str:
+    """The checked content of a prompt file given by its path, or by its content (which has several lines)."""
+    text = value if "\n" in value else None
+    load_prompts(family, path=None if text else value, text=text)
+    return Path(value).read_text(encoding="utf-8") if text is None else text
 
 
 def _choice(field: str, value: str, known: tuple[str, ...]) -> None:

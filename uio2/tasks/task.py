@@ -23,6 +23,7 @@ What stage 1 makes, for one example:
   meta/image_info             float32 [11], see `uio2.tasks.image`; zeros where there is no image
   meta/all_targets            string [n], every accepted target
   meta/box                    float32 [4], y1, x1, y2, x2 in source pixels; zeros where there is none
+  meta/truth/NAME             in evaluation alone: what else the answer is scored against, `Texts.truth`
 """
 
 from __future__ import annotations
@@ -32,10 +33,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf
-
 from uio2.tasks import boxes, image
 from uio2.tasks.draws import noise, pick, pick_index
+from uio2.tasks.lazy import tf
 from uio2.tasks.prompts import Prompts, load_prompts, segments
 from uio2.tasks.specs import RegisterSpec
 
@@ -53,16 +53,22 @@ class Texts:
     """What a family says about one item.
 
     Attributes:
-      values: placeholder name -> string tensor, for the prompt.
-      target: string scalar.
+      values: placeholder name -> string tensor, for the prompt; `prompt` itself for families without prompts.
+      target: string scalar, or [n] for several targets that do not see each other; "" where it is no text.
       all_targets: string [n].
       item_id: int64 scalar; with the image id it names the example.
+      choices: string [c], answer options; None for tasks without.
+      prefix: string scalar in place of the modality's `[...] [S] `; None keeps that.
+      truth: more of what the answer is scored against, any shapes; in source pixels where it lies on the image.
     """
 
     values: Mapping[str, tf.Tensor]
     target: tf.Tensor
     all_targets: tf.Tensor
     item_id: tf.Tensor
+    choices: tf.Tensor | None = None
+    prefix: tf.Tensor | None = None
+    truth: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,23 +112,32 @@ class Task(abc.ABC):
 
     Attributes:
       name: its name in seqio.
-      dataset: the input it reads, `coco` or `refcoco`.
-      prompts: its prompt family.
+      about: what it asks of the model, a few words.
+      dataset: name of the stage input it reads: `coco`, `refcoco`, `audio`, ...
+      prompts: its prompt family; "" where the text of the record is the prompt.
       fields: paths of the record it needs, beside those of `media_fields`.
       media_fields: paths that `media` reads.
+      takes: modalities of its input beside text; those of a recipe that lacks them are left out.
       makes: the modality of its target, for the prompt's prefix.
-      score: prefix of its metrics.
+      score: how answers are scored, a name of `uio2.evaluate.families`; prefix of its metrics.
       has_box: whether an example is about one box.
     """
 
     name: str
+    about: str = ""
     dataset: str
-    prompts: str
+    prompts: str = ""
     fields: tuple[str, ...]
     media_fields: tuple[str, ...] = ("image", "image/id")
+    takes: tuple[str, ...] = ("image",)
     makes: str = "text"
     score: str
     has_box: bool = False
+
+    def __init__(self, *, name: str = "", dataset: str = "") -> None:
+        """A task of the family; another name and dataset make another task of it."""
+        self.name = name or type(self).name
+        self.dataset = dataset or type(self).dataset
 
     @abc.abstractmethod
     def items(self, record: Record) -> tf.Tensor:
@@ -179,9 +194,20 @@ def preprocessor(task: Task, *, setting: Setting, prompts: Prompts | None = None
 
     `item` counts into `eval_items` and is not used in training, where `draws` choose.
     """
-    table = PromptTable(prompts or load_prompts(task.prompts))
     recipe = setting.recipe
+    table = None
+    if task.prompts:
+        table = PromptTable(prompts or load_prompts(task.prompts, text=recipe.prompts.get(task.prompts)))
     always_eval_prompt = not setting.training or recipe.prompt_set == "eval"
+
+    def prompt(texts: Texts, draws: tf.Tensor) -> tf.Tensor:
+        prefix = PREFIXES[task.makes] if texts.prefix is None else texts.prefix
+        if table is None:
+            return prefix + texts.values["prompt"]
+        number = table.num_train
+        if not always_eval_prompt:
+            number = tf.cast(draws[DRAW_PROMPT] * table.num_train, tf.int32)
+        return prefix + table.render(number, texts.values)
 
     def example(record: Record, item: tf.Tensor, draws: tf.Tensor) -> dict[str, tf.Tensor]:
         if setting.training:
@@ -190,12 +216,9 @@ def preprocessor(task: Task, *, setting: Setting, prompts: Prompts | None = None
             chosen = task.eval_items(record, recipe)[item]
         media = task.media(record, chosen, draws=draws, setting=setting)
         texts = task.texts(record, chosen, box_text=media.box_text, draws=draws, setting=setting)
-        number = table.num_train
-        if not always_eval_prompt:
-            number = tf.cast(draws[DRAW_PROMPT] * table.num_train, tf.int32)
         item_id = tf.strings.as_string(tf.cast(texts.item_id, tf.int64))
-        return {
-            "text_inputs": PREFIXES[task.makes] + table.render(number, texts.values),
+        found = {
+            "text_inputs": prompt(texts, draws),
             "text_targets": texts.target,
             **media.features,
             "meta/task": tf.constant(task.name),
@@ -205,6 +228,11 @@ def preprocessor(task: Task, *, setting: Setting, prompts: Prompts | None = None
             "meta/all_targets": texts.all_targets,
             "meta/box": media.box,
         }
+        if texts.choices is not None:
+            found["text_choices"] = texts.choices
+        if not setting.training:
+            found |= {f"meta/truth/{key}": value for key, value in texts.truth.items()}
+        return found
 
     return example
 

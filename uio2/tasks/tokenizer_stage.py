@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +58,13 @@ def run(spec: TokenizerSpec, context: StageContext) -> Mapping[str, Any]:
     for name in sorted(context.inputs):
         dataset = StoredDataset(dataset_directory(context.inputs[name]))
         found.extend(dataset.classes())
-        found.extend(_dataset_lines(dataset, name, context))
+        found.extend(dataset_lines(dataset, name, context.progress))
     if not found:
         raise StageError(
             f"inputs {sorted(context.inputs)} hold no text in {', '.join(TEXT_FIELDS)} of split 'train'; "
             f"build a dataset that has some"
         )
-    lines = [*prompt_lines(), *found]
+    lines = [*prompt_lines(spec.prompts), *found]
     if len(lines) > spec.max_sentences:
         keep = np.linspace(0, len(lines) - 1, spec.max_sentences).astype(int)
         lines = [lines[k] for k in keep]
@@ -86,16 +86,16 @@ def run(spec: TokenizerSpec, context: StageContext) -> Mapping[str, Any]:
     return meta
 
 
-def prompt_lines() -> Iterator[str]:
-    """The words of all prompts, placeholders removed."""
-    for path in sorted(Path(prompts.__file__).parent.glob("*.toml")):
-        loaded = prompts.load_prompts(path.stem)
+def prompt_lines(families: Iterable[str]) -> Iterator[str]:
+    """The words of all prompts of these families, placeholders removed."""
+    for family in families:
+        loaded = prompts.load_prompts(family)
         for prompt in (*loaded.train, loaded.evaluation):
             words = "".join(literal for literal, _ in prompts.segments(prompt))
             yield " ".join(w for w in words.split() if not w.startswith("<"))
 
 
-def _dataset_lines(dataset: StoredDataset, name: str, context: StageContext) -> Iterator[str]:
+def dataset_lines(dataset: StoredDataset, name: str, progress: Callable[..., None]) -> Iterator[str]:
     """Texts of the train split; equal answers of one record count once."""
     fields = [path for path in TEXT_FIELDS if dataset.is_text(path)]
     total = dataset.splits.get("train", 0)
@@ -103,7 +103,7 @@ def _dataset_lines(dataset: StoredDataset, name: str, context: StageContext) -> 
         return
     for number, record in enumerate(dataset.stream("train", fields)):
         if number % REPORT_EVERY == 0:
-            context.progress(number, total, f"reading text of {name}")
+            progress(number, total, f"reading text of {name}")
         for path in fields:
             value: Any = record
             for part in path.split("/"):

@@ -5,9 +5,8 @@ The last one is the image input, those before it are the image history (TASKS.md
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from uio2.tasks import image
+from uio2.tasks.lazy import tf
 from uio2.tasks.specs import RegisterSpec
 
 

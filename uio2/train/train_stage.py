@@ -20,7 +20,6 @@ from uio2.train.sharding import data_mesh
 from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
 
-DATASETS = ("coco", "refcoco")
 VIT = "image_vit/"
 
 
@@ -36,7 +35,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     inputs = context.inputs
     mixture = open_mixture(
         inputs["mixture"].path,
-        datasets={k: inputs[k].path / inputs[k].stats["tfds_dir"] for k in DATASETS if k in inputs},
+        datasets={k: inputs[k].path / inputs[k].stats["tfds_dir"] for k in inputs if inputs[k].kind == "dataset"},
         tokenizer=inputs["tokenizer"].path,
     )
     mixture.check_model(config)

@@ -47,17 +47,22 @@ def segments(prompt: str) -> list[tuple[str, str | None]]:
     return [(literal, name) for literal, name, _, _ in string.Formatter().parse(prompt)]
 
 
-def load_prompts(family: str, *, path: str | Path | None = None) -> Prompts:
-    """Reads `<family>.toml` beside this module, or the file at `path`.
+def prompt_file(family: str) -> Path:
+    """Where a family's own wording lies."""
+    return Path(__file__).parent / f"{family}.toml"
+
+
+def load_prompts(family: str, *, path: str | Path | None = None, text: str | None = None) -> Prompts:
+    """Reads `<family>.toml` beside this module, the file at `path`, or the content `text` of a file.
 
     Raises:
       PromptError: not TOML, a missing or unknown key, too few prompts, an empty or repeated prompt, a
         placeholder that is unknown, missing or used twice.
     """
-    path = Path(path) if path else Path(__file__).parent / f"{family}.toml"
-    if not path.is_file():
+    path = Path(path) if path else prompt_file(family)
+    if text is None and not path.is_file():
         raise PromptError(f"{path}:1: no such prompt file; write one with the keys placeholders, eval, train")
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if text is None else text
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -77,7 +82,7 @@ def load_prompts(family: str, *, path: str | Path | None = None) -> Prompts:
             raise PromptError(f"{where}: prompt {prompt!r} appears twice; remove one")
         _check(where, prompt, values["placeholders"])
     _check(f"{path}:{_line(text, evaluation)}", evaluation, values["placeholders"])
-    return Prompts(path.stem, tuple(values["placeholders"]), tuple(train), evaluation)
+    return Prompts(family, tuple(values["placeholders"]), tuple(train), evaluation)
 
 
 def _check(where: str, prompt: object, placeholders: list[str]) -> None:

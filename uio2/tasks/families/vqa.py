@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from uio2.tasks.draws import pick
+from uio2.tasks.lazy import tf
 from uio2.tasks.task import DRAW_TARGET, Record, Setting, Task, Texts, clean
 
 
@@ -12,6 +11,7 @@ class Vqa(Task):
     """One example per question; all its answers (ten in VQA v2) count in evaluation."""
 
     name = "vqa_coco_2017"
+    about = "answer a question about a picture"
     dataset = "coco"
     prompts = "vqa"
     fields = ("vqa/id", "vqa/questions", "vqa/answers")
@@ -34,3 +34,6 @@ class Vqa(Task):
             target = distinct[tf.argmax(counts)]
         question = clean(record["vqa"]["questions"][item])
         return Texts({"question": question}, target, answers, record["vqa"]["id"][item])
+
+
+TASKS = (Vqa(),)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
+from uio2.tasks.lazy import tf
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import Record, Setting, Task, Texts, clean
 
@@ -12,6 +11,7 @@ class Captioning(Task):
     """One example per image; images without captions are passed over."""
 
     name = "image_caption_coco_2017"
+    about = "describe a picture"
     dataset = "coco"
     prompts = "image_captioning"
     fields = ("captions/text",)
@@ -30,3 +30,6 @@ class Captioning(Task):
         captions = clean(record["captions"]["text"])
         everything = tf.gather(captions, self.items(record))
         return Texts({}, captions[item], everything, tf.constant(0, tf.int64))
+
+
+TASKS = (Captioning(),)

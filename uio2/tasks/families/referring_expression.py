@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-import tensorflow as tf
-
 from uio2.tasks import boxes
+from uio2.tasks.lazy import tf
 from uio2.tasks.task import Record, Setting, Task, Texts, clean
 
 
@@ -14,6 +13,7 @@ class ReferringExpression(Task):
     """One example per expression; each object of a record has any number of them."""
 
     name = "refcoco_unc"
+    about = "find what an expression describes"
     dataset = "refcoco"
     prompts = "referring_expression"
     fields = ("objects/bbox", "objects/refexp/raw", "objects/refexp/refexp_id")
@@ -39,3 +39,10 @@ class ReferringExpression(Task):
         expression = tf.strings.lower(clean(refexp["raw"].flat_values[item]), encoding="utf-8")
         target = cast(tf.Tensor, box_text)  # there, since `has_box`
         return Texts({"expression": expression}, target, target[None], refexp["refexp_id"].flat_values[item])
+
+
+TASKS = (
+    ReferringExpression(),
+    ReferringExpression(name="refcoco_plus_unc", dataset="refcoco_plus"),
+    ReferringExpression(name="refcocog_google", dataset="refcocog"),
+)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from uio2.tasks import boxes
+from uio2.tasks.lazy import tf
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import Record, Setting, Task, Texts
 
@@ -13,6 +12,7 @@ class BoxClassification(Task):
     """One example per object that is not a crowd and whose box has an area."""
 
     name = "box_classification_coco_2017"
+    about = "name what is in a box"
     dataset = "coco"
     prompts = "box_classification"
     fields = ("objects/bbox", "objects/id", "objects/is_crowd", "objects/label")
@@ -35,3 +35,6 @@ class BoxClassification(Task):
         names = tf.constant([name.lower() for name in setting.classes])
         label = names[record["objects"]["label"][item]]
         return Texts({"box": box_text}, label, label[None], record["objects"]["id"][item])
+
+
+TASKS = (BoxClassification(),)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from uio2.tasks import audio
+from uio2.tasks.lazy import tf
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import Media, Record, Setting, Task
 
@@ -14,6 +13,7 @@ class AudioTask(Task):
 
     dataset = "audio"
     media_fields = ("audio", "key")
+    takes = ("audio", "audio_history")
 
     def media(self, record: Record, item: tf.Tensor, *, draws: tf.Tensor, setting: Setting) -> Media:
         del item, draws

@@ -1,0 +1,46 @@
+"""The list of tasks with what each needs and whether it is there. Light: no TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from uio2.pipeline.store import Store, artifact_of
+from uio2.tasks.families import all_tasks
+from uio2.tasks.sources import DATASETS
+from uio2.tasks.task import Task
+
+
+def rows(store: Store, *, given: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """One row per task; keys are the columns of `uio2 tasks`, and `about` and `ready`."""
+    found = []
+    for name, task in all_tasks().items():
+        place = dataset_of(task, store=store, given=given or {})
+        need = DATASETS.get(task.dataset)
+        found.append({
+            "task": name,
+            "input": " ".join(("text", *task.takes)),
+            "output": task.makes,
+            "prompts": task.prompts or "-",
+            "scored by": task.score or "-",
+            "dataset": task.dataset,
+            "built": place[0] if place else (f"no: uio2 build {need.build}" if need else "no"),
+            "about": task.about,
+            "ready": place is not None,
+        })  # fmt: skip
+    return found
+
+
+def dataset_of(task: Task, *, store: Store, given: Mapping[str, str]) -> tuple[str, Path] | None:
+    """What a task would read: a name to show and the TFDS directory; the newest of the store unless one is given."""
+    if task.dataset in given:
+        return given[task.dataset], Path(given[task.dataset])
+    need = DATASETS.get(task.dataset)
+    if need is None:
+        return None
+    for record, path in reversed(store.records()):
+        artifact = artifact_of(record, path)
+        if artifact.kind == "dataset" and artifact.name.endswith(f"/{need.stage}"):
+            return artifact.name, artifact.path / artifact.stats["tfds_dir"]
+    return None
