@@ -7,10 +7,10 @@ import wave
 
 import numpy as np
 import pytest
-import task_golden as golden
 import tensorflow as tf
 
 from beam_jobs import dtmf
+from tests.tasks import task_golden as golden
 from uio2.tasks import audio
 from uio2.tasks.wav import WavError, read_wav
 

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
+from uio2.pipeline.stage import StageError
 from uio2.tasks import locations
 from uio2.tasks.eval_feed import count_eval_examples, eval_examples
 from uio2.tasks.feed import Feed
@@ -144,5 +145,5 @@ def test_crowds_and_bare_records_are_passed_over(mixture):
 def test_missing_dataset_or_unknown_task_is_named(datasets, tokenizer, mixture):
     with pytest.raises(MixtureError, match="needs the dataset 'refcoco'"):
         make_mixture(mixture.recipe, datasets={"coco": datasets["coco"]}, tokenizer=tokenizer)
-    with pytest.raises(MixtureError, match="unknown task 'vqa'"):
-        make_mixture(dataclasses.replace(mixture.recipe, rates={"vqa": 1}), datasets=datasets, tokenizer=tokenizer)
+    with pytest.raises(StageError, match="no task 'vqa_coco_2071'; did you mean 'vqa_coco_2017'"):
+        dataclasses.replace(mixture.recipe, rates={"vqa_coco_2071": 1})

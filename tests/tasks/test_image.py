@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import task_golden as golden
 import tensorflow as tf
 
+from tests.tasks import task_golden as golden
 from uio2.tasks import boxes, image, locations
 
 SIZE = (384, 384)

@@ -8,10 +8,10 @@ import itertools
 
 import numpy as np
 import pytest
-import task_golden as golden
 import tensorflow as tf
 from PIL import Image
 
+from tests.tasks import task_golden as golden
 from uio2.tasks import boxes, image, keypoints, locations, masks, video
 from uio2.tasks.families.referring_expression import ReferringExpression
 from uio2.tasks.feed import Feed

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import task_golden as golden
 import tensorflow as tf
 
+from tests.tasks import task_golden as golden
 from uio2.model.config import INPUT_MODALITIES, TARGET_MODALITIES
 from uio2.tasks import audio, image
 from uio2.tasks.converter import convert, convert_one, shift_right

@@ -7,8 +7,8 @@ import io
 import numpy as np
 import pytest
 import sentencepiece
-import task_golden as golden
 
+from tests.tasks import task_golden as golden
 from uio2.tasks import locations
 from uio2.tasks.vocabulary import (
     NUM_SPECIAL,
