@@ -5,6 +5,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -12,7 +13,8 @@ from flax import nnx
 from tests.model import tiny
 from tests.model.reference import GOLDEN, config_of, needs_golden
 from tests.model.tiny import everything, seeded_codes
-from uio2.model import multimodal_loss
+from uio2.model import item_budget, multimodal_loss
+from uio2.model.generate import generate
 from uio2.model.index_map import IndexMap
 from uio2.model.packing import packing_metrics
 from uio2.model.parts import ConfigError
@@ -133,6 +135,31 @@ def test_a_budget_that_suffices_changes_nothing(model, plain):
         "inputs/image", "inputs/audio_history")}  # fmt: skip
     assert all(count < batch[f"{name}/mask"][..., 0].size for name, count in present.items())
     assert_same(outputs_of(model, batch, budget=present), plain)
+
+
+def test_no_tower_runs_on_what_is_absent(batch):
+    """A tower of NaN would spoil whatever it touches."""
+    broken = tiny.make(CONFIG)
+    for leaf in jax.tree.leaves(nnx.state(broken.image_vit), is_leaf=lambda x: isinstance(x, nnx.Variable)):
+        leaf.set_value(jnp.full_like(leaf.get_value(), jnp.nan))
+    seen = item_budget(batch, config=CONFIG)
+    blind = {**batch, "inputs/image/mask": np.zeros_like(batch["inputs/image/mask"])}
+    assert item_budget(blind, config=CONFIG) == {**seen, "inputs/image": 0}
+    expected = outputs_of(tiny.make(CONFIG), blind)
+    assert_same(outputs_of(broken, blind, budget=item_budget(blind, config=CONFIG)), expected)
+    assert_same(broken(blind), expected)
+    tokens = generate(broken, blind, max_length=2).tokens
+    np.testing.assert_array_equal(tokens, generate(tiny.make(CONFIG), blind, max_length=2).tokens)
+    assert not np.isfinite(multimodal_loss(outputs_of(broken, batch, budget=seen))[0])
+
+
+def test_a_needed_budget_is_rounded_up_to_few_sizes(batch):
+    masks = np.zeros((16, 4), np.int32)
+    for present, places in ((1, 2), (2, 2), (3, 4), (14, 14)):
+        masks[:present] = 1
+        assert item_budget({"inputs/image/mask": masks}, config=CONFIG) == {"inputs/image": places}
+    masks[:] = 1
+    assert item_budget({"inputs/image/mask": masks}, config=CONFIG) == {}
 
 
 def test_items_beyond_the_budget_are_as_if_absent(model, batch):

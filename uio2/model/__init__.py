@@ -40,15 +40,25 @@ from uio2.model.config import ModelConfig
 from uio2.model.parts import VitConfig
 
 if TYPE_CHECKING:
+    from uio2.model.budget import item_budget
     from uio2.model.loss import multimodal_loss
     from uio2.model.packing import packing_metrics
     from uio2.model.unified_io import ModalityOutput, UnifiedIO2
 
-__all__ = ["ModalityOutput", "ModelConfig", "UnifiedIO2", "VitConfig", "multimodal_loss", "packing_metrics"]
+__all__ = [
+    "ModalityOutput",
+    "ModelConfig",
+    "UnifiedIO2",
+    "VitConfig",
+    "item_budget",
+    "multimodal_loss",
+    "packing_metrics",
+]
 
 _LAZY = {
     "UnifiedIO2": "uio2.model.unified_io",
     "ModalityOutput": "uio2.model.unified_io",
+    "item_budget": "uio2.model.budget",
     "multimodal_loss": "uio2.model.loss",
     "packing_metrics": "uio2.model.packing",
 }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from uio2.model.budget import checked_budget, known_budget
 from uio2.model.config import INPUT_MODALITIES, TARGET_MODALITIES, ModelConfig
 from uio2.model.encoders.visual import HistoryInput, VisualInput, modality_vector
 from uio2.model.layers import Embedding
@@ -21,7 +22,6 @@ from uio2.model.transformer import Decoder, Encoder
 from uio2.model.vit import SpectrogramTransformer, VisionTransformer
 
 Batch = Mapping[str, Array]
-BUDGETS = (*(f"inputs/{m}" for m in INPUT_MODALITIES[1:]), *(f"targets/{m}" for m in TARGET_MODALITIES[1:]))
 
 
 @jax.tree_util.register_dataclass
@@ -86,7 +86,7 @@ class UnifiedIO2(nnx.Module):
           fold, length: see `assemble`.
           budget: see `__call__`.
         """
-        slots = _checked_budget(budget)
+        slots = checked_budget(budget)
         segments = []
         for modality in self._present(batch, "inputs"):
             if modality == "text":
@@ -99,7 +99,7 @@ class UnifiedIO2(nnx.Module):
 
     def target_tokens(self, batch: Batch, *, budget: Mapping[str, int] | None = None) -> dict[str, TargetTokens]:
         """The target sequences of a batch by modality, in the order of the decoder's row."""
-        slots = _checked_budget(budget)
+        slots = checked_budget(budget)
         return {
             modality: text_tokens(batch) if modality == "text"
             else getattr(self, f"{modality}_target")(batch, slots=slots.get(f"targets/{modality}"))
@@ -167,8 +167,11 @@ class UnifiedIO2(nnx.Module):
           budget: how many items of the whole batch are encoded, by the start of their keys: pictures and clips
             (`inputs/image`, `inputs/audio`, `targets/image`, `targets/audio`) or frames (`inputs/image_history`,
             `inputs/audio_history`). Real items get the places first; those beyond are dropped, which
-            `packing_metrics` reports. Without an entry all are encoded, absent ones too.
+            `packing_metrics` reports. None: as many as there are, which only values can tell; inside a traced
+            function, and of what a budget does not name, every place is encoded, absent items too. A jitted step
+            takes the `item_budget` of its batch as a static argument.
         """
+        budget = known_budget(batch, config=self.config) if budget is None else budget
         source = self.source(batch, fold=fold, length=horizontally_pack_inputs, budget=budget)
         encoded = self.encoder(source)
         targets = self.target_tokens(batch, budget=budget)
@@ -225,10 +228,3 @@ def _there[T](part: T | None, what: str) -> T:
     if part is None:
         raise ConfigError(f"the model has no {what} (see input_modalities and target_modalities of its config)")
     return part
-
-
-def _checked_budget(budget: Mapping[str, int] | None) -> Mapping[str, int]:
-    for name, slots in (budget or {}).items():
-        if name not in BUDGETS or slots < 1:
-            raise ConfigError(f"budget[{name!r}] is {slots}; expected 1 or more for one of {', '.join(BUDGETS)}")
-    return budget or {}

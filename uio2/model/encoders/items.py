@@ -49,10 +49,14 @@ def encode_real(
       encode: arrays with a leading axis of items -> one such array.
       items: the arrays.
       present: items that are really there.
-      slots: how many items are encoded; None: all of them, absent ones too.
+      slots: how many items are encoded; None: all of them, absent ones too. With 0 nothing runs.
     """
     if slots is None or slots >= present.shape[0]:
         return Encoded(encode(items), jnp.ones(present.shape, bool))
+    if not slots:
+        one = jax.tree.map(lambda x: x[:1], items)
+        shape = jax.eval_shape(encode, one)
+        return Encoded(jnp.zeros((*present.shape, *shape.shape[1:]), shape.dtype), jnp.zeros(present.shape, bool))
     index_map = IndexMap.of(present[None], slots=slots)
     gathered = jax.tree.map(lambda x: index_map.gather(x[None])[0], items)
     return Encoded(index_map.scatter(encode(gathered)[None])[0], index_map.kept[0])

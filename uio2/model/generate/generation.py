@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from uio2.model.budget import item_budget
 from uio2.model.generate.beam import Beams, beam_search
 from uio2.model.generate.cached import CachedDecoder
 from uio2.model.generate.rules import Rules
@@ -98,7 +99,11 @@ def generate(
         raise ConfigError(f"row_ids have shape {ids.shape}; expected ({rows},), one per row of the batch")
     graph, state = nnx.split(model)
     how = _How(
-        target.as_in_original() if settings.compat else target, settings.structure, length, horizontally_pack_inputs
+        target.as_in_original() if settings.compat else target,
+        settings.structure,
+        length,
+        horizontally_pack_inputs,
+        tuple(item_budget(inputs, config=model.config).items()),
     )
     output = _generate(
         graph, how, state, inputs=inputs, row_ids=ids, seed=jnp.uint32(settings.seed),
@@ -162,6 +167,7 @@ class _How:
     switches: GenerateSettings
     length: int
     pack: int | None
+    budget: tuple[tuple[str, int], ...]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -172,8 +178,8 @@ def _generate(
     model: UnifiedIO2 = nnx.merge(graph, state)
     rules = Rules(how.target, how.switches, numbers, allowed)
     decoder = CachedDecoder(
-        model, model.source(inputs, length=how.pack), modality=how.target.modality, length=how.length,
-        beams=max(how.switches.num_beams, 1),
+        model, model.source(inputs, length=how.pack, budget=dict(how.budget)), modality=how.target.modality,
+        length=how.length, beams=max(how.switches.num_beams, 1),
     )  # fmt: skip
     if how.switches.num_beams:
         beams, steps = beam_search(decoder, rules)

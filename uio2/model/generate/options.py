@@ -69,21 +69,25 @@ def score_options(
     if ids.shape[0] != rows:
         raise ConfigError(f"options have {ids.shape[0]} rows; the batch has {rows}")
     graph, state = nnx.split(model)
-    return _score(graph, state, inputs, ids, normalise)
+    return _score(graph, state, inputs, ids, normalise, tuple(item_budget(inputs, config=model.config).items()))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _score(graph: Any, state: Any, inputs: Batch, options: Array, normalise: str) -> OptionScores:
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _score(
+    graph: Any, state: Any, inputs: Batch, options: Array, normalise: str, budget: tuple[tuple[str, int], ...]
+) -> OptionScores:
     model: UnifiedIO2 = nnx.merge(graph, state)
     real = options > 0
-    logprobs = jnp.where(real, _log_probabilities(model, inputs, options), 0.0)
+    logprobs = jnp.where(real, _log_probabilities(model, inputs, options, dict(budget)), 0.0)
     count, sums = real.sum(axis=-1), logprobs.sum(axis=-1)
     divisors = {"none": jnp.ones_like(count), "length": count, "compat": count.sum()}
     scores = jnp.where(count > 0, sums / jnp.maximum(divisors[normalise], 1), -jnp.inf)
     return OptionScores(scores, jnp.argmax(scores, axis=-1).astype(jnp.int32), logprobs)
 
 
-def _log_probabilities(model: UnifiedIO2, inputs: Batch, options: Int[Array, "b o t"]) -> Float[Array, "b o t"]:
+def _log_probabilities(
+    model: UnifiedIO2, inputs: Batch, options: Int[Array, "b o t"], budget: dict[str, int]
+) -> Float[Array, "b o t"]:
     """Teacher-forced, each option on its own; padding holds numbers without meaning."""
     rows, count, length = options.shape
 
@@ -91,7 +95,7 @@ def _log_probabilities(model: UnifiedIO2, inputs: Batch, options: Int[Array, "b 
         return jnp.broadcast_to(values, options.shape).reshape(rows, count * length)
 
     mask = flat(options > 0).astype(jnp.int32)
-    source = model.source(inputs)
+    source = model.source(inputs, budget=budget)
     target = model.target_segment(
         flat(jnp.pad(options, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]), mask=mask, pos_ids=flat(jnp.arange(length)),
         segment_ids=mask * flat(1 + jnp.arange(count)[:, None]),

@@ -99,9 +99,8 @@ class GenerateSettings:
     def for_modality(cls, modality: str, **changes: Any) -> GenerateSettings:
         """The defaults of a modality, with fields changed.
 
-        text: greedy. image: draws at temperature 1 from the top 0.95 of the probability, guidance 10, the strength
-        the original's demo uses: without guidance pictures follow the prompt loosely, and greedy ones are flat
-        colour. audio: the same draws without guidance, as the original decodes spectrograms.
+        text: greedy. image: draws at temperature 1 from the top 0.95 of the probability, guidance 10, as the published
+        models are run. audio: the same draws without guidance, likewise.
 
         Raises:
           ConfigError: an unknown modality.
