@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import nnx
 
-from uio2.model import UnifiedIO2, multimodal_loss
+from uio2.model import UnifiedIO2, item_budget, multimodal_loss
 from uio2.model.checkpoint import native, tree
 from uio2.model.config import ModelConfig
 from uio2.pipeline.artifact import Artifact
@@ -44,7 +44,10 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     feed = Feed(mixture, seed=spec.seed)
     loop = Loop.of(
         spec,
-        loss=lambda values, batch: multimodal_loss(module(values)(batch), z_loss=spec.z_loss),
+        loss=lambda values, batch, static: multimodal_loss(
+            module(values)(batch, budget=dict(static)), z_loss=spec.z_loss
+        ),
+        static=lambda batch: tuple(item_budget(batch, config=config).items()),
         batches=lambda step: feed.batches(batch_size=spec.batch_size, start_step=step),
         mesh=mesh,
         label="train",
