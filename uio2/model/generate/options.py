@@ -17,6 +17,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from uio2.model.budget import item_budget
 from uio2.model.parts import ConfigError
 from uio2.model.unified_io import Batch, UnifiedIO2
 
