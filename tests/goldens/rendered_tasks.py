@@ -75,7 +75,8 @@ def _mixture(name: str) -> Mixture:
     recipe = RegisterSpec(
         rates={name: 1.0}, input_modalities=("text", *task.takes), target_modalities=(task.makes,), **SIZES
     )
-    return make_mixture(recipe, datasets={task.dataset: _dataset(ELSEWHERE.get(name, task.dataset))}, tokenizer=_tokenizer())
+    stored = _dataset(ELSEWHERE.get(name, task.dataset))
+    return make_mixture(recipe, datasets={task.dataset: stored}, tokenizer=_tokenizer())
 
 
 @functools.cache
@@ -154,8 +155,8 @@ def _feature(key: str, value: np.ndarray, mixture: Mixture) -> str:
     if value.dtype == np.float32:
         return f"{head}  mean {value.mean():.2f}, deviation {value.std():.2f}"
     if key.endswith(("tokens", "targets", "inputs")):
-        used = np.trim_zeros(value, "b")
-        return f"{head}  {' '.join(mixture.vocabulary.piece(token) for token in used)}"
+        used = [np.trim_zeros(row, "b") for row in np.atleast_2d(value)]
+        return f"{head}  {' | '.join(' '.join(map(mixture.vocabulary.piece, row)) for row in used)}"
     return f"{head}  {_run_lengths(value)}"
 
 
@@ -171,6 +172,8 @@ def _run_lengths(value: np.ndarray) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, str) and not value.isprintable():
+        return "a file"
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     return repr(value)
