@@ -14,6 +14,8 @@ FARTHEST_MM = 10_000
 class DepthEstimation(Task):
     """One example per image with a depth map that measured something; what it did not measure is not learned.
 
+    Codes count where half of their pixels were measured: a sparse map (a laser's lines) has to be filled in first.
+
     Truth: `depth`, a PNG of 16 bits, millimetres, 0 unknown; `target_info` float32 [11], the placement of the answer.
     """
 
