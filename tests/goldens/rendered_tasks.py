@@ -172,6 +172,8 @@ def _run_lengths(value: np.ndarray) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
     if isinstance(value, str) and not value.isprintable():
         return "a file"
     if isinstance(value, list):

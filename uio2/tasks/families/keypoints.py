@@ -15,14 +15,15 @@ from uio2.tasks.task import Media, Record, Setting, Task, Texts, see
 class Keypoints(Task):
     """One example per person with a box and at least one annotated part; hidden parts that are annotated count.
 
-    Truth: `keypoints` float32 [1, 17, 3] of the person, x, y in source pixels and COCO's visibility.
+    Truth: `keypoints` float32 [1, 17, 3] of the person, x, y in source pixels and COCO's visibility; `areas` int64 [1],
+    of the person's mask.
     """
 
     name = "keypoints_coco_2017"
     about = "find the parts of a person in a box"
     dataset = "coco"
     prompts = "keypoints"
-    fields = ("objects/bbox", "objects/id", "objects/is_crowd", "objects/keypoints")
+    fields = ("objects/area", "objects/bbox", "objects/id", "objects/is_crowd", "objects/keypoints")
     score = "keypoints"
     has_box = True
 
@@ -54,7 +55,8 @@ class Keypoints(Task):
         placed, found = parts(seen.placement)
         answer = keypoints.to_text(placed, found, size=size)
         texts = tf.stack([cast(tf.Tensor, seen.media.box_text), answer])
-        return dataclasses.replace(seen.media, box_text=texts, truth={"keypoints": person[None]})
+        truth = {"keypoints": person[None], "areas": record["objects"]["area"][item][None]}
+        return dataclasses.replace(seen.media, box_text=texts, truth=truth)
 
     def texts(self, record: Record, item: tf.Tensor, *, box_text: tf.Tensor | None, draws: tf.Tensor,
               setting: Setting) -> Texts:  # fmt: skip
