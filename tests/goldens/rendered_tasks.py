@@ -22,6 +22,7 @@ from beam_jobs.shards import write_shard
 from beam_jobs.specs import CocoSpec, RefCocoSpec
 from beam_jobs.tfds_metadata import write_metadata
 from tests.tiny import audio as tiny_audio
+from tests.tiny import pictures as tiny_pictures
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 from uio2.tasks import tokenizer_stage
@@ -32,7 +33,17 @@ from uio2.tasks.specs import RegisterSpec, TokenizerSpec
 from uio2.tasks.task import NUM_DRAWS
 
 # Datasets by input name that need no files: each is written straight from Python by a module of `tests.tiny`.
-TINY: dict[str, Callable[[Path], Path]] = {"audio": tiny_audio.build}
+TINY: dict[str, Callable[[Path], Path]] = {
+    "audio": tiny_audio.build,
+    "depth": tiny_pictures.depth,
+    "normals": tiny_pictures.normals,
+    "regions": tiny_pictures.regions,
+    "image_text": tiny_pictures.image_text,
+    "vqa_options": tiny_pictures.vqa_options,
+    "coco-people": tiny_pictures.coco,
+}
+# Tasks that read something which the fixture's records of their dataset do not hold.
+ELSEWHERE = {"keypoints_coco_2017": "coco-people", "segmentation_coco_2017": "coco-people"}
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "coco_tiny"
 SIZES = {"image_size": (96, 96), "image_patch_size": 16, "text_inputs": 40, "text_targets": 32,
          "image_history_size": (32, 32), "num_frames": 2, "num_audio_segments": 1,
@@ -64,7 +75,8 @@ def _mixture(name: str) -> Mixture:
     recipe = RegisterSpec(
         rates={name: 1.0}, input_modalities=("text", *task.takes), target_modalities=(task.makes,), **SIZES
     )
-    return make_mixture(recipe, datasets={task.dataset: _dataset(task.dataset)}, tokenizer=_tokenizer())
+    stored = _dataset(ELSEWHERE.get(name, task.dataset))
+    return make_mixture(recipe, datasets={task.dataset: stored}, tokenizer=_tokenizer())
 
 
 @functools.cache
@@ -143,8 +155,8 @@ def _feature(key: str, value: np.ndarray, mixture: Mixture) -> str:
     if value.dtype == np.float32:
         return f"{head}  mean {value.mean():.2f}, deviation {value.std():.2f}"
     if key.endswith(("tokens", "targets", "inputs")):
-        used = np.trim_zeros(value, "b")
-        return f"{head}  {' '.join(mixture.vocabulary.piece(token) for token in used)}"
+        used = [np.trim_zeros(row, "b") for row in np.atleast_2d(value)]
+        return f"{head}  {' | '.join(' '.join(map(mixture.vocabulary.piece, row)) for row in used)}"
     return f"{head}  {_run_lengths(value)}"
 
 
@@ -160,6 +172,10 @@ def _run_lengths(value: np.ndarray) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str) and not value.isprintable():
+        return "a file"
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     return repr(value)

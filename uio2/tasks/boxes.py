@@ -19,6 +19,11 @@ def to_canvas(boxes: tf.Tensor, placement: Placement, *, size: tuple[int, int]) 
     return tf.clip_by_value(boxes * source * placement.scale + shift, 0.0, limits)
 
 
+def inside(boxes: tf.Tensor) -> tf.Tensor:
+    """Normalised boxes [..., 4] without what lies beyond the image; nothing is left of those wholly outside."""
+    return tf.clip_by_value(boxes, 0.0, 1.0)
+
+
 def has_area(boxes: tf.Tensor) -> tf.Tensor:
     """bool [...]: false for boxes that are empty, inverted or wholly outside."""
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
@@ -40,6 +45,11 @@ def list_text(texts: tf.Tensor, *, labels: tf.Tensor | None = None, separator: s
     """One string of box texts [n], each followed by its label where there are labels (string [n])."""
     named = texts if labels is None else tf.strings.join([texts, labels], separator=" ")
     return tf.strings.reduce_join(named, separator=separator)
+
+
+def fitting(lengths: tf.Tensor, *, limit: int) -> tf.Tensor:
+    """int32 scalar: how many of the first items, of so many tokens each (int [n]), fit into `limit` with EOS."""
+    return tf.reduce_sum(tf.cast(tf.cumsum(lengths) < limit, tf.int32))
 
 
 def usable(boxes: tf.Tensor, placement: Placement, *, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:

@@ -104,6 +104,20 @@ def place_randomly(source: tf.Tensor, *, size: tuple[int, int], draws: tf.Tensor
     return _finish(source, scale, draws[2:4], size)
 
 
+def follow(placement: Placement, *, size: tuple[int, int], onto: tuple[int, int]) -> Placement:
+    """Where another canvas, `onto`, shows the part of the image that a placement shows on one of `size`."""
+    ratio = min(onto[0] / size[0], onto[1] / size[1])
+
+    def shrunk(lengths: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.round(tf.cast(lengths, tf.float32) * ratio), tf.int32)
+
+    scaled = tf.maximum(shrunk(placement.scaled), 1)
+    offset = tf.minimum(shrunk(placement.offset), scaled - 1)
+    crop = tf.minimum(tf.maximum(shrunk(placement.crop), 1), scaled - offset)
+    pad = (tf.constant(onto, tf.int32) - crop) // 2
+    return Placement(placement.source, placement.scale * ratio, scaled, offset, pad, crop)
+
+
 def choose(condition: tf.Tensor, yes: Placement, no: Placement) -> Placement:
     """`yes` where the scalar condition holds, else `no`."""
     fields = [f.name for f in dataclasses.fields(Placement)]

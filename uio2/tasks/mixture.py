@@ -73,7 +73,9 @@ class Mixture:
 
     def preprocessor(self, name: str, *, training: bool) -> Callable:
         """Stage 1 of a task, see `uio2.tasks.task.preprocessor`."""
-        setting = Setting(self.recipe, classes=self.dataset(name).classes(), training=training)
+        classes = self.dataset(name).classes()
+        tokens = tuple(len(self.vocabulary.encode(label.lower())) for label in classes)
+        setting = Setting(self.recipe, classes=classes, class_tokens=tokens, training=training)
         return preprocessor(self.task(name), setting=setting)
 
     def check_model(self, config: ModelConfig) -> None:

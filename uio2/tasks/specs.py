@@ -87,7 +87,7 @@ class RegisterSpec:
         does not matter.
       prompt_set: `all` draws a training prompt at random, `eval` always uses the one for evaluation.
       vqa_target: `random` trains on any of a question's answers, `majority` on the most frequent.
-      max_objects: box classification evaluates at most this many objects of an image.
+      max_objects: tasks about one object or region each evaluate at most this many of an image.
       untrainable: what a task with a rate but no example in `train` means: `error`, or `evaluate` to go on with
         rate 0 and say so (a user's folder may hold some annotations for one split only).
       check_examples: examples of each task and split that are run through all stages before publishing.

@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from uio2.tasks import boxes, image
@@ -81,7 +82,9 @@ class Media:
       name: string scalar, the same to be read.
       image_info: float32 [11]; zeros without an image.
       box: float32 [4] in source pixels; zeros for tasks without one.
-      box_text: the box on the canvas as location pieces; None for tasks without one.
+      box_text: the box on the canvas as location pieces; a family with a `media` of its own hands its `texts` whatever
+        strings depend on where things lie; None for tasks without any.
+      truth: as of `Texts`, for what depends on the image.
     """
 
     features: Mapping[str, tf.Tensor]
@@ -90,6 +93,7 @@ class Media:
     image_info: tf.Tensor
     box: tf.Tensor
     box_text: tf.Tensor | None = None
+    truth: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +103,19 @@ class Setting:
     Attributes:
       recipe: the mixture's settings.
       classes: names of the dataset's object classes; empty where it has none.
+      class_tokens: tokens of each name in lower case, by which lists of objects are cut; without a tokenizer its most.
       training: random item, prompt and placement; else the item asked for and the eval prompt.
     """
 
     recipe: RegisterSpec
     classes: tuple[str, ...] = ()
+    class_tokens: tuple[int, ...] = ()
     training: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.class_tokens:
+            # The marker of a word, and a piece for every byte.
+            object.__setattr__(self, "class_tokens", tuple(len(name.lower().encode()) + 1 for name in self.classes))
 
 
 class Task(abc.ABC):
@@ -231,18 +242,52 @@ def preprocessor(task: Task, *, setting: Setting, prompts: Prompts | None = None
         if texts.choices is not None:
             found["text_choices"] = texts.choices
         if not setting.training:
-            found |= {f"meta/truth/{key}": value for key, value in texts.truth.items()}
+            found |= {f"meta/truth/{key}": value for key, value in {**media.truth, **texts.truth}.items()}
         return found
 
     return example
 
 
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """The image of a record and where the model sees it.
+
+    Attributes:
+      pixels: uint8 [h, w, 3].
+      placement: on the canvas of the image input.
+      target: on the canvas of target images: the same part of the image.
+      media: the image input, and a box along with it.
+    """
+
+    pixels: tf.Tensor
+    placement: image.Placement
+    target: image.Placement
+    media: Media
+
+
 def image_media(record: Record, box: tf.Tensor | None, *, draws: tf.Tensor, setting: Setting) -> Media:
     """`record["image"]` decoded and on the canvas, with a normalised box [4] of it or None."""
+    return see(record, box=box, draws=draws, setting=setting).media
+
+
+def see(record: Record, *, draws: tf.Tensor, setting: Setting, box: tf.Tensor | None = None,
+        keeps: Callable[[image.Placement], tf.Tensor] | None = None) -> Seen:  # fmt: skip
+    """`record["image"]` decoded and on the canvas.
+
+    Args:
+      record: with `image` and `image/id`.
+      draws: of the example.
+      setting: decides about a random crop.
+      box: float32 [4], normalised; `media` tells where it lies.
+      keeps: whether (bool scalar) a random crop still shows what the example is about; without it, whether it shows
+        some of the box.
+    """
     recipe, size = setting.recipe, setting.recipe.image_size
     pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
     source = tf.cast(tf.shape(pixels)[:2], tf.float32)
-    placement = _placement(source, box, draws, setting)
+    if keeps is None and box is not None:
+        keeps = functools.partial(_shows, box, size=size)
+    placement, target = _placements(source, keeps, draws, setting)
     method: str | tf.Tensor = "bilinear"
     if setting.training and recipe.resize == "random":
         method = pick_index(len(image.METHODS), draws[DRAW_PIXELS])
@@ -255,19 +300,27 @@ def image_media(record: Record, box: tf.Tensor | None, *, draws: tf.Tensor, sett
         features["image_inputs_noise"] = noise(every, draws[DRAW_PIXELS])
     image_id = tf.cast(record["image/id"], tf.int64)
     media = Media(features, image_id, tf.strings.as_string(image_id), placement.info(), tf.zeros(4))
-    if box is None:
-        return media
-    text = boxes.to_text(boxes.to_canvas(box, placement, size=size), size=size)
-    return dataclasses.replace(media, box=tf.reshape(box * tf.tile(source, [2]), [4]), box_text=text)
+    if box is not None:
+        text = boxes.to_text(boxes.to_canvas(box, placement, size=size), size=size)
+        media = dataclasses.replace(media, box=tf.reshape(box * tf.tile(source, [2]), [4]), box_text=text)
+    return Seen(pixels, placement, target, media)
 
 
-def _placement(source: tf.Tensor, box: tf.Tensor | None, draws: tf.Tensor, setting: Setting) -> image.Placement:
-    """The whole image, or in augmented training a random crop unless that would lose the box."""
-    size = setting.recipe.image_size
-    whole = image.place(source, size=size)
+def _shows(box: tf.Tensor, placement: image.Placement, *, size: tuple[int, int]) -> tf.Tensor:
+    return boxes.has_area(boxes.to_canvas(box, placement, size=size))
+
+
+def _placements(
+    source: tf.Tensor, keeps: Callable[[image.Placement], tf.Tensor] | None, draws: tf.Tensor, setting: Setting
+) -> tuple[image.Placement, image.Placement]:
+    """On the canvases of input and target: whole, or in augmented training a random crop that keeps what matters."""
+    size, onto = setting.recipe.image_size, setting.recipe.image_target_size
+    whole, whole_target = image.place(source, size=size), image.place(source, size=onto)
     if not (setting.training and setting.recipe.augment):
-        return whole
+        return whole, whole_target
     crop = image.place_randomly(source, size=size, draws=draws[DRAW_PLACE])
-    if box is None:
-        return crop
-    return image.choose(boxes.has_area(boxes.to_canvas(box, crop, size=size)), crop, whole)
+    target = image.follow(crop, size=size, onto=onto)
+    if keeps is None:
+        return crop, target
+    kept = keeps(crop)
+    return image.choose(kept, crop, whole), image.choose(kept, target, whole_target)

@@ -32,6 +32,11 @@ TEXT_FIELDS = {
     "vqa/questions": False,
     "vqa/answers": True,
     "objects/refexp/raw": True,
+    "regions/phrase": False,
+    "texts": False,
+    "labels": True,
+    "questions/question": False,
+    "questions/options": False,
 }
 REPORT_EVERY = 500
 

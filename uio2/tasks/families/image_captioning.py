@@ -17,9 +17,12 @@ class Captioning(Task):
     fields = ("captions/text",)
     score = "caption"
 
+    def captions(self, record: Record) -> tf.Tensor:
+        """string [n]."""
+        return clean(record["captions"]["text"])
+
     def items(self, record: Record) -> tf.Tensor:
-        usable = tf.strings.length(clean(record["captions"]["text"])) > 0
-        return tf.cast(tf.where(usable)[:, 0], tf.int32)
+        return tf.cast(tf.where(tf.strings.length(self.captions(record)) > 0)[:, 0], tf.int32)
 
     def eval_items(self, record: Record, recipe: RegisterSpec) -> tf.Tensor:
         del recipe
@@ -27,9 +30,20 @@ class Captioning(Task):
 
     def texts(self, record: Record, item: tf.Tensor, *, box_text: tf.Tensor | None, draws: tf.Tensor,
               setting: Setting) -> Texts:  # fmt: skip
-        captions = clean(record["captions"]["text"])
+        captions = self.captions(record)
         everything = tf.gather(captions, self.items(record))
         return Texts({}, captions[item], everything, tf.constant(0, tf.int64))
 
 
-TASKS = (Captioning(),)
+class ImageTextCaptioning(Captioning):
+    """The same of images with texts of any origin."""
+
+    name = "image_caption"
+    dataset = "image_text"
+    fields = ("texts",)
+
+    def captions(self, record: Record) -> tf.Tensor:
+        return clean(record["texts"])
+
+
+TASKS = (Captioning(), ImageTextCaptioning())
