@@ -76,7 +76,7 @@ class CocoJob:
             case "instances":
                 return coco_rows.instances(source.path, split=source.split, folder=source.folder, masks=self.masks)
             case "poses":
-                return coco_rows.poses(source.path, split=source.split, folder=source.folder)
+                return coco_rows.poses(source.path)
             case "captions":
                 return coco_rows.captions(source.path, split=source.split, folder=source.folder)
             case "questions":

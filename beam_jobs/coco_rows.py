@@ -41,14 +41,11 @@ def captions(path: str, *, split: str, folder: str) -> Iterator[Row | Letter | I
             yield from _guarded(_caption_row, item, place, "caption")
 
 
-def poses(path: str, *, split: str, folder: str) -> Iterator[Row | Letter | Info]:
-    """Images and keypoints of a `person_keypoints_*.json`; people without a visible one are left out."""
-    for section, index, item in stream(path, sections={"images", "annotations"}):
-        place = source_place(path, section, index)
-        if section == "images":
-            yield from _guarded(lambda i, p: image_row(i, p, split=split, folder=folder), item, place, "image")
-        elif not _without_pose(item):
-            yield from _guarded(_pose_row, item, place, "pose")
+def poses(path: str) -> Iterator[Row | Letter | Info]:
+    """Keypoints of a `person_keypoints_*.json`; people without a labelled one, and its images, are left out."""
+    for section, index, item in stream(path, sections={"annotations"}):
+        if not _without_pose(item):
+            yield from _guarded(_pose_row, item, source_place(path, section, index), "pose")
 
 
 def questions(path: str) -> Iterator[Row | Letter | Info]:

@@ -25,8 +25,8 @@ def add(commands: Any) -> None:
         about="build datasets",
         details=f"""
             Without source files: those of the embedded digits. With them, any of
-            {", ".join(list(BUILDERS)[:11])},
-            {", ".join(list(BUILDERS)[11:])}.
+            {", ".join(list(BUILDERS)[:9])},
+            {", ".join(list(BUILDERS)[9:])}.
             Every dropped record is kept in the dataset's dead_letters/ with its reason, and the counts must add up.""",
         examples="""
             uio2 build
@@ -62,7 +62,7 @@ def _pipeline(args: argparse.Namespace) -> Pipeline:
     whole = {"images", "annotations"} <= sources.keys() <= {"images", "annotations", "vqa", "refer"}
     own = set(args.names) <= set(OF_PIPELINES) and (whole or not sources)
     if args.pipeline or args.stage or not args.names or own:
-        return pipeline_of(args)
+        return pipeline_of(args, known_sources=KNOWN)
     from flows import build
 
     return build.pipeline_of(args.names, sources, gin_files=args.gin_file, bindings=args.gin_bindings)

@@ -65,9 +65,11 @@ def console_of(args: argparse.Namespace) -> Console:
     return Console(quiet=getattr(args, "quiet", False))
 
 
-def pipeline_of(args: argparse.Namespace, name: str | None = None) -> Pipeline:
+def pipeline_of(
+    args: argparse.Namespace, name: str | None = None, *, known_sources: Sequence[str] = SOURCES
+) -> Pipeline:
     """The pipeline a command line means."""
-    sources = sources_of(args)
+    sources = sources_of(args, known=known_sources)
     chosen = name or getattr(args, "pipeline", None) or ("coco" if sources else "digits")
     return build(chosen, gin_files=args.gin_file, bindings=args.gin_bindings, sources=sources)
 
