@@ -63,7 +63,7 @@ class CocoJob:
     images: str
     folders: tuple[str, ...]
     max_pixels: int
-    masks: bool
+    masks: bool = False
     name: str = NAME
     record_kind: str = "image"
     join_kinds: tuple[str, ...] = ("image", "object", "pose", "caption", "question", "answer")

@@ -276,7 +276,7 @@ def join_questions(
 
 
 def joined(
-    key: int, rows: Sequence[Mapping[str, Any]], kind: str, make: Callable[[Mapping[str, Any]], dict]
+    key: int | str, rows: Sequence[Mapping[str, Any]], kind: str, make: Callable[[Mapping[str, Any]], dict]
 ) -> tuple[list[dict], list[Letter]]:
     """`make` of each row in the order of ids; repeated ids and rows that `make` refuses become letters."""
     good, letters, seen = [], [], set()

@@ -44,7 +44,8 @@ def outline(segmentation: Any) -> Any:
     if not segmentation:
         return None
     if isinstance(segmentation, dict):
-        size, counts = segmentation.get("size"), segmentation.get("counts")
+        size: Any = segmentation.get("size")
+        counts = segmentation.get("counts")
         runs = _unpacked(counts) if isinstance(counts, str) else counts
         if not _whole(size) or len(size) != 2 or not _whole(runs):
             raise BadRecord("bad_segmentation", f"run lengths of size {size!r:.40}; expected whole numbers from 0 up")

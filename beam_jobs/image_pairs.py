@@ -23,7 +23,7 @@ from beam_jobs import sources
 from beam_jobs.build import build_as
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.image_files import SUFFIXES, read_file
-from beam_jobs.images import ImageFacts, check_image
+from beam_jobs.images import ImageFacts, check_image, png_ends
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.specs import ImagePairsSpec
 from beam_jobs.splits import hashed_split, named_split, number_of
@@ -183,8 +183,11 @@ def _depth_values(data: bytes, name: str, *, max_pixels: int) -> tuple[np.ndarra
             raise BadRecord(
                 "map_mode", f"{image.format} of mode {image.mode}; expected one channel of 16 bits or floats"
             )
-        return np.asarray(image), image.format == "PNG" and image.mode == "I;16"
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
+        values = np.asarray(image)
+        if image.format == "PNG" and not png_ends(data):
+            raise BadRecord("map_undecodable", "the PNG is cut short: its end chunk is missing")
+        return values, image.format == "PNG" and image.mode == "I;16"
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as e:
         raise BadRecord("map_undecodable", f"{type(e).__name__}: {e}") from e
 
 

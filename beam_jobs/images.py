@@ -62,7 +62,15 @@ def check_image(data: bytes, *, max_pixels: int) -> ImageFacts:
             orientation = int(image.getexif().get(_ORIENTATION, 1))
         except (OSError, ValueError, SyntaxError, TypeError, EOFError, MemoryError) as e:
             raise BadRecord("undecodable", f"{type(e).__name__}: {e}") from e
+    if image.format == "PNG" and not png_ends(data):
+        raise BadRecord("undecodable", "the PNG is cut short: its end chunk is missing")
     return ImageFacts(image.width, image.height, image.format, image.mode, orientation)
+
+
+def png_ends(data: bytes) -> bool:
+    """Whether a PNG has its last chunk; without it Pillow decodes, but TensorFlow, which reads the dataset, does not."""
+    end = data.rfind(b"IEND")
+    return end >= 0 and len(data) >= end + 8
 
 
 def upright(data: bytes, facts: ImageFacts) -> bytes:

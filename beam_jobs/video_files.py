@@ -140,7 +140,7 @@ def _jpegs(images: Sequence[Image.Image], settings: FrameSettings, original: Seq
         raise BadRecord("frame_sizes", f"frames of {len(sizes)} sizes: {sorted(sizes)[:3]}")
     (size,) = sizes
     scale = min(1.0, settings.max_side / max(size))
-    target = tuple(max(1, round(scale * side)) for side in size)
+    target = (max(1, round(scale * size[0])), max(1, round(scale * size[1])))
     found = []
     for number, image in enumerate(images):
         if original and image.format == "JPEG" and target == size:

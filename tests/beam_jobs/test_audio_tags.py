@@ -89,7 +89,7 @@ def test_class_names_alone_are_an_error(tmp_path: Path):
     audio = tmp_path / "raw" / "audio"
     clip(audio / "a.wav")
     (audio / "class_labels_indices.csv").write_text(CLASSES)
-    with pytest.raises(StageError, match="only class_labels_indices.csv, which holds names of classes"):
+    with pytest.raises(StageError, match=r"only class_labels_indices\.csv, which holds names of classes"):
         run_stage(BUILD_AUDIO_TAGS, AudioTagsSpec(), tmp_path, raw=at(tmp_path / "raw"))
 
 

@@ -73,7 +73,7 @@ def test_normals_are_colours_of_the_images_size(tmp_path: Path):
 
 def test_pairs_that_do_not_fit_become_dead_letters(tmp_path: Path):
     raw = tmp_path / "raw"
-    names = ("good", "alone", "flat", "eight", "size", "cut", "pickle")
+    names = ("good", "alone", "flat", "eight", "size", "cut", "endless", "pickle")
     for name in names:
         picture(raw / "images" / f"{name}.jpg", size=(3, 2))
     for name in ("good", "orphan", "cut"):
@@ -81,7 +81,8 @@ def test_pairs_that_do_not_fit_become_dead_letters(tmp_path: Path):
     _depth(raw / "depth" / "flat.png", 0 * DEPTH)
     _depth(raw / "depth" / "eight.png", DEPTH.astype(np.uint8))
     _depth(raw / "depth" / "size.png", DEPTH.T.copy())
-    (raw / "depth" / "cut.png").write_bytes((raw / "depth" / "good.png").read_bytes()[:60])
+    (raw / "depth" / "cut.png").write_bytes((raw / "depth" / "good.png").read_bytes()[:45])
+    (raw / "depth" / "endless.png").write_bytes((raw / "depth" / "good.png").read_bytes()[:-4])
     np.save(raw / "depth" / "pickle.npy", np.array([[{}]], object), allow_pickle=True)
     built = run_stage(BUILD_IMAGE_PAIRS, ALL, tmp_path, raw=at(raw))
     assert built.reasons() == {
@@ -91,6 +92,7 @@ def test_pairs_that_do_not_fit_become_dead_letters(tmp_path: Path):
         "eight": "map_mode",
         "size": "map_size",
         "cut": "map_undecodable",
+        "endless": "map_undecodable",
         "pickle": "map_undecodable",
     }
     built.check_counts()

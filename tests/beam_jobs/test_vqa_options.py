@@ -12,7 +12,7 @@ from tests.beam_jobs.conftest import at, lines, picture, run_stage
 
 def _asked(name: str, **changes: Any) -> dict[str, Any]:
     row = {"split": "val", "image_id": 25, "question_id": name, "question": "What is it?",
-           "choices": ["cat", "dog", "sun", "sea"], "correct_choice_idx": 1, "direct_answers": ["dog"] * 10}  # fmt: skip
+           "choices": ["cat", "dog", "sun", "sea"], "correct_choice_idx": 1}  # fmt: skip
     return {**row, **changes}
 
 
@@ -31,12 +31,9 @@ def test_questions_of_an_image_come_together(tmp_path: Path):
     built = run_stage(BUILD_VQA_OPTIONS, VqaOptionsSpec(), tmp_path, raw=at(raw))
     (example,) = built.examples("validation")
     assert example["image/id"] == 25
-    found = {
-        question.decode(): ([o.decode() for o in options], int(answer))
-        for question, options, answer in zip(
-            *(example["questions"][k] for k in ("question", "options", "answer")), strict=True
-        )
-    }
+    asked = example["questions"]
+    options = [[o.decode() for o in row] for row in asked["options"].to_list()]
+    found = {q.decode(): (o, int(a)) for q, o, a in zip(asked["question"], options, asked["answer"], strict=True)}
     assert found == {"What is it?": (["cat", "dog", "sun", "sea"], 1), "And?": (["a", "b"], 1)}
     assert 7 in example["questions"]["id"]
     (own,) = built.examples("train")
