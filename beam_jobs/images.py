@@ -68,7 +68,7 @@ def check_image(data: bytes, *, max_pixels: int) -> ImageFacts:
 
 
 def png_ends(data: bytes) -> bool:
-    """Whether a PNG has its last chunk; without it Pillow decodes, but TensorFlow, which reads the dataset, does not."""
+    """Whether a PNG has its last chunk; without it Pillow decodes, but TensorFlow, which reads datasets, does not."""
     end = data.rfind(b"IEND")
     return end >= 0 and len(data) >= end + 8
 
