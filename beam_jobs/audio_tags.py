@@ -50,9 +50,13 @@ class AudioTagsJob(TableJob):
         if source.layout != CLASSES:
             yield from super().read(source)
             return
-        for _, row in tables.rows(source.path):
-            if isinstance(row, Mapping):
+        for index, row in tables.rows(source.path):
+            try:
+                if isinstance(row, BadRecord):
+                    raise row
                 yield Info("class", [tables.text_of(row, ("mid",)), tables.text_of(row, ("display_name",))])
+            except BadRecord as bad:
+                yield Letter(f"{source.name}:{index}", "class", "read", bad.reason, bad.error, source.name, {})
 
     def parse(self, row: Mapping[str, Any], source: TableFile, index: int) -> Parsed:
         if source.layout == AUDIOSET:

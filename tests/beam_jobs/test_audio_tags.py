@@ -12,7 +12,7 @@ from beam_jobs.specs import BUILD_AUDIO_TAGS, AudioTagsSpec
 from tests.beam_jobs.conftest import SHARED, Built, at, lines, needs_shared, pointing, run_stage
 from uio2.pipeline.stage import StageError
 
-CLASSES = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n'
+CLASSES = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n2,/m/0\n'
 SEGMENTS = """# Segments csv created by nobody
 # YTID, start_seconds, end_seconds, positive_labels
 --abc, 30.000, 40.000, "/m/09x0r,/m/05zppz"
@@ -56,7 +56,7 @@ def test_audioset_names_its_codes_and_counts_what_nobody_could_fetch(tmp_path: P
     built = run_stage(BUILD_AUDIO_TAGS, spec, tmp_path, raw=at(tmp_path / "raw"))
     assert _labels(built, "train") == {"--abc_30.0": ["Speech", "Male speech, man speaking"]}
     letters = {letter["reason"]: letter["fault"] for letter in built.letters()}
-    assert letters == {"audio_missing": False, "unknown_label": True, "bad_segment": True}
+    assert letters == {"audio_missing": False, "unknown_label": True, "bad_segment": True, "cell_count": True}
     built.check_counts()
 
 
