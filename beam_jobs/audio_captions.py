@@ -12,14 +12,14 @@ import csv
 import dataclasses
 import io
 import re
-import wave
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, sources
 from beam_jobs.build import build
-from beam_jobs.dead_letters import BadRecord, Letter
+from beam_jobs.clips import check_wav, read_clip
+from beam_jobs.dead_letters import Letter
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.specs import AudioCaptionsSpec
 from beam_jobs.tf_example import Example
@@ -60,7 +60,7 @@ class AudioCaptionsJob:
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        data = read_clip(self.audio, value["folder"], value["file_name"])
+        data = read_clip([str(Path(self.audio) / value["folder"]), self.audio], [value["file_name"]])
         rate = check_wav(data, max_seconds=self.max_seconds)
         return Example(
             ints={"sample_rate": [rate]},
@@ -127,47 +127,3 @@ def read_table(folder: str, path: str) -> Iterator[Row | Letter]:
                 continue
             value = {"folder": folder, "file_name": name, "captions": captions, "source": place}
             yield Row(f"{folder}/{name}", "row", value, {"caption": len(captions)})
-
-
-def read_clip(root: str, folder: str, name: str) -> bytes:
-    """The bytes of a clip.
-
-    Raises:
-      BadRecord: `path_escape` or `audio_missing`.
-    """
-    bases = [str(Path(root) / folder), root]
-    try:
-        path = sources.find_file([b for b in bases if Path(b).is_dir()], [name])
-    except sources.PathEscape as e:
-        raise BadRecord("path_escape", str(e)) from e
-    if path is None:
-        raise BadRecord("audio_missing", f"{name} is in neither {folder}/ nor the audio folder")
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def check_wav(data: bytes, *, max_seconds: float) -> int:
-    """Reads a WAV through and returns its sample rate.
-
-    Raises:
-      BadRecord: `empty_file`, `not_wav`, `bad_rate`, `bad_width`, `no_samples`, `too_long` or `cut_short`.
-    """
-    if not data:
-        raise BadRecord("empty_file", "the file has no bytes")
-    try:
-        with wave.open(io.BytesIO(data)) as file:
-            rate, frames, width = file.getframerate(), file.getnframes(), file.getsampwidth() * file.getnchannels()
-            if rate < 1:
-                raise BadRecord("bad_rate", f"sample rate {rate}")
-            if file.getsampwidth() > 4:
-                raise BadRecord("bad_width", f"{file.getsampwidth()} bytes per sample; at most 4 can be read later")
-            if frames < 1:
-                raise BadRecord("no_samples", "the header promises no samples")
-            if frames / rate > max_seconds:
-                raise BadRecord("too_long", f"{frames / rate:.1f} s is above max_seconds = {max_seconds}")
-            held = len(file.readframes(frames)) // width
-    except (wave.Error, EOFError) as e:
-        raise BadRecord("not_wav", f"{type(e).__name__}: {e}; starts with {data[:12]!r}") from e
-    if held < frames:
-        raise BadRecord("cut_short", f"{held} of {frames} samples are there")
-    return rate

@@ -82,6 +82,22 @@ def build(
     }
 
 
+def build_as(spec: Any, job: Job, *, description: str, context: StageContext) -> dict[str, Any]:
+    """`build` with the settings that the specs of all datasets have."""
+    fraction = getattr(spec, "validation_fraction", 0.0)
+    if not 0 <= fraction <= 1:
+        raise StageError(f"validation_fraction = {fraction}: expected a share between 0 and 1")
+    return build(
+        job,
+        num_shards=spec.num_shards,
+        limit=spec.limit,
+        max_dropped_fraction=spec.max_dropped_fraction,
+        version=spec.version,
+        description=description,
+        context=context,
+    )
+
+
 def _check_settings(num_shards: int, limit: int | None, max_dropped_fraction: float) -> None:
     if num_shards < 1:
         raise StageError(f"num_shards = {num_shards}: expected at least 1")

@@ -3,11 +3,14 @@
     image: original JPEG bytes    image/filename: text    image/id: int64
     captions: {num, id[n], text[n]}
     vqa:      {num, id[n], questions[n], answers[n, 10]}
-    objects:  [{area, bbox (ymin, xmin, ymax, xmax in 0..1), id, is_crowd, label}]
+    objects:  [{area, bbox (ymin, xmin, ymax, xmax in 0..1), id, is_crowd, label,
+                keypoints [17, 3] (x, y in pixels, visibility 0, 1, 2; zeros where none), num_keypoints,
+                mask (PNG of the image's size, 255 inside; b"" unless asked for)}]
 
 Images of `*_train*` files become `train`, of `*_val*` files `validation`. VQA questions join by image id whatever
-their file's split, for VQA v2 says "train2014" of images that the 2017 split moved. An image without captions,
-questions or boxes is kept with empty lists; lists are ordered by id.
+their file's split, for VQA v2 says "train2014" of images that the 2017 split moved. Keypoints of `person_keypoints*`
+files join objects by annotation id; where there is no instances file of their split, theirs are the objects. An image
+without captions, questions or boxes is kept with empty lists; lists are ordered by id.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs import coco_rows, sources
+from beam_jobs import coco_rows, coco_shapes, sources
 from beam_jobs.build import build
-from beam_jobs.dead_letters import BadRecord, Letter
-from beam_jobs.images import check_image
+from beam_jobs.dead_letters import Letter
+from beam_jobs.image_files import image_bases, image_names, read_image
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.specs import CocoSpec
 from beam_jobs.tf_example import Example
@@ -30,13 +33,13 @@ from uio2.pipeline.stage import StageContext, StageError
 NAME = "coco_all"
 SPLITS = {"train": "train", "val": "validation"}
 DESCRIPTION = "COCO images with captions, VQA v2 questions and objects, joined by image id; original image bytes."
-_ANNOTATIONS = re.compile(r"(instances|captions)_((train|val)(2014|2017)?)\.json")
+_ANNOTATIONS = re.compile(r"(instances|captions|person_keypoints)_((train|val)(2014|2017)?)\.json")
 _QUESTIONS = re.compile(r"(?:v2_)?OpenEnded_mscoco_(\w+)_questions\.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """One annotation file: `kind` is instances, captions, questions or answers; `split` "" for VQA."""
+    """One annotation file: `kind` is instances, captions, poses, questions or answers; `split` "" for VQA."""
 
     kind: str
     path: str
@@ -53,15 +56,17 @@ class CocoJob:
       images: the root of the image files.
       folders: its subfolders, any of which may hold an image.
       max_pixels: larger images are refused.
+      masks: whether masks are drawn.
     """
 
     files: tuple[SourceFile, ...]
     images: str
     folders: tuple[str, ...]
     max_pixels: int
+    masks: bool = False
     name: str = NAME
     record_kind: str = "image"
-    join_kinds: tuple[str, ...] = ("image", "object", "caption", "question", "answer")
+    join_kinds: tuple[str, ...] = ("image", "object", "pose", "caption", "question", "answer")
 
     def sources(self) -> Sequence[SourceFile]:
         return self.files
@@ -69,7 +74,9 @@ class CocoJob:
     def read(self, source: SourceFile) -> Iterator[Row | Letter | Info]:
         match source.kind:
             case "instances":
-                return coco_rows.instances(source.path, split=source.split, folder=source.folder)
+                return coco_rows.instances(source.path, split=source.split, folder=source.folder, masks=self.masks)
+            case "poses":
+                return coco_rows.poses(source.path)
             case "captions":
                 return coco_rows.captions(source.path, split=source.split, folder=source.folder)
             case "questions":
@@ -82,7 +89,7 @@ class CocoJob:
         self, key: int, rows: Mapping[str, Sequence[Any]], info: Mapping[str, Sequence[Any]]
     ) -> Iterator[Record | Letter]:
         if not rows["image"]:
-            drops = {kind: len(rows[kind]) for kind in ("object", "caption", "question") if rows[kind]}
+            drops = {kind: len(rows[kind]) for kind in ("object", "pose", "caption", "question") if rows[kind]}
             yield Letter(
                 str(key),
                 "annotation",
@@ -96,13 +103,19 @@ class CocoJob:
             return
         image, letters = coco_rows.one_image(key, rows["image"])
         yield from letters
-        objects, letters = coco_rows.join_objects(key, rows["object"], image, labels(info))
+        objects, letters = coco_rows.join_objects(key, rows["object"], image, labels(info), rows["pose"])
         yield from letters
         captions, letters = coco_rows.join_captions(key, rows["caption"])
         yield from letters
         questions, letters = coco_rows.join_questions(key, rows["question"], rows["answer"])
         yield from letters
-        counts = {"image": 1, "object": len(objects), "caption": len(captions), "question": len(questions)}
+        counts = {
+            "image": 1,
+            "object": len(objects),
+            "pose": sum(1 for o in objects if o["keypoints"]),
+            "caption": len(captions),
+            "question": len(questions),
+        }
         value = {"id": key, "image": image, "objects": objects, "captions": captions, "questions": questions}
         yield Record(image["split"], str(key), value, {k: n for k, n in counts.items() if n}, image["source"])
 
@@ -110,7 +123,8 @@ class CocoJob:
         value = record.value
         image = value["image"]
         bases = image_bases(self.images, (image["folder"], *self.folders))
-        data = read_image(bases, image_names(value["id"], image["file_name"]), image, max_pixels=self.max_pixels)
+        names = image_names(value["id"], image["file_name"])
+        data = read_image(bases, names, max_pixels=self.max_pixels, size=(image["width"], image["height"]))
         objects, captions, questions = value["objects"], value["captions"], value["questions"]
         return Example(
             ints={
@@ -123,11 +137,18 @@ class CocoJob:
                 "objects/id": [o["id"] for o in objects],
                 "objects/is_crowd": [o["crowd"] for o in objects],
                 "objects/label": [o["label"] for o in objects],
+                "objects/num_keypoints": [coco_shapes.visible(o["keypoints"]) for o in objects],
             },
-            floats={"objects/bbox": [v for o in objects for v in o["bbox"]]},
+            floats={
+                "objects/bbox": [v for o in objects for v in o["bbox"]],
+                "objects/keypoints": [v for o in objects for v in o["keypoints"] or coco_shapes.NO_POSE],
+            },
             strings={
                 "image": [data],
                 "image/filename": [image["file_name"]],
+                "objects/mask": [
+                    coco_shapes.mask_png(o["outline"], width=image["width"], height=image["height"]) for o in objects
+                ],
                 "captions/text": [c["text"] for c in captions],
                 "vqa/questions": [q["text"] for q in questions],
                 "vqa/answers": [a for q in questions for a in q["answers"]],
@@ -138,6 +159,7 @@ class CocoJob:
         return {
             "image": 1,
             "object": len(example.ints["objects/id"]),
+            "pose": sum(1 for n in example.ints["objects/num_keypoints"] if n),
             "caption": len(example.strings["captions/text"]),
             "question": len(example.strings["vqa/questions"]),
         }
@@ -168,6 +190,9 @@ class CocoJob:
                         "id": np.int64,
                         "is_crowd": np.bool_,
                         "label": f.ClassLabel(names=names),
+                        "keypoints": f.Tensor(shape=(coco_shapes.KEYPOINTS, 3), dtype=np.float32),
+                        "num_keypoints": np.int64,
+                        "mask": f.Text(),
                     }
                 ),
             }
@@ -180,7 +205,7 @@ def run(spec: CocoSpec, context: StageContext) -> Mapping[str, Any]:
     images = sources.required(roots, "images", wanted_by="build-coco")
     annotations = sources.required(roots, "annotations", wanted_by="build-coco")
     files = [*annotation_files(annotations), *(vqa_files(roots["vqa"]) if "vqa" in roots else [])]
-    job = CocoJob(tuple(files), str(images), sources.subfolders(images), spec.max_pixels)
+    job = CocoJob(tuple(files), str(images), sources.subfolders(images), spec.max_pixels, spec.masks)
     stats = build(
         job,
         num_shards=spec.num_shards,
@@ -200,15 +225,22 @@ def run(spec: CocoSpec, context: StageContext) -> Mapping[str, Any]:
 
 
 def annotation_files(root: Path) -> list[SourceFile]:
-    """Instances and captions files; where 2014 and 2017 files lie together, the newest year alone (they overlap)."""
+    """Files to read; where 2014 and 2017 files lie together, those of the newest year alone (they overlap)."""
     found = [(m, path) for path in sources.walk(root) if (m := _ANNOTATIONS.fullmatch(path.name))]
     if not found:
         raise StageError(
-            f"annotations = {root}: no instances_*.json or captions_*.json for a train or val split; "
-            "expected COCO's annotation files, for example instances_train2017.json"
+            f"annotations = {root}: no instances_*.json, captions_*.json or person_keypoints_*.json for a train or "
+            "val split; expected COCO's annotation files, for example instances_train2017.json"
         )
     year = max(m[4] or "" for m, _ in found)
-    return [SourceFile(m[1], str(path), SPLITS[m[3]], m[2]) for m, path in found if (m[4] or "") == year]
+    files = []
+    boxed = {m[2] for m, _ in found if m[1] == "instances"}
+    for m, path in found:
+        if (m[4] or "") != year:
+            continue
+        kinds = (m[1],) if m[1] != "person_keypoints" else ("poses",) if m[2] in boxed else ("poses", "instances")
+        files += [SourceFile(kind, str(path), SPLITS[m[3]], m[2]) for kind in kinds]
+    return files
 
 
 def vqa_files(root: Path) -> list[SourceFile]:
@@ -248,51 +280,3 @@ def labels(info: Mapping[str, Sequence[Any]]) -> dict[int, int]:
 def rows_source(rows: Mapping[str, Sequence[Any]]) -> str:
     """The place of the first row, for dead letters."""
     return min((value["source"] for values in rows.values() for value in values), default="")
-
-
-def image_bases(root: str, folders: Sequence[str]) -> list[str]:
-    """Folders to look for an image in, likeliest first, the root itself last."""
-    names = dict.fromkeys(f for f in folders if f)
-    return [*(str(Path(root) / name) for name in names), root]
-
-
-def image_names(image_id: int, file_name: str) -> list[str]:
-    """Names an image may go by: as annotated, then as the 2017 and 2014 releases name it."""
-    return list(
-        dict.fromkeys(
-            [
-                file_name,
-                f"{image_id:012d}.jpg",
-                f"COCO_train2014_{image_id:012d}.jpg",
-                f"COCO_val2014_{image_id:012d}.jpg",
-            ]
-        )
-    )
-
-
-def read_image(bases: Sequence[str], names: Sequence[str], image: Mapping[str, Any], *, max_pixels: int) -> bytes:
-    """The bytes of an image file that decodes and has the annotated size.
-
-    Raises:
-      BadRecord: `path_escape`, `image_missing`, `unreadable`, `size_mismatch`, or a reason of `check_image`.
-    """
-    try:
-        path = sources.find_file([b for b in bases if Path(b).is_dir()], names)
-    except sources.PathEscape as e:
-        raise BadRecord("path_escape", str(e)) from e
-    if path is None:
-        raise BadRecord("image_missing", f"{names[0]} is in none of {list(bases)}", fault=image.get("must_exist", True))
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as e:
-        raise BadRecord("unreadable", f"{path}: {e.strerror}") from e
-    facts = check_image(data, max_pixels=max_pixels)
-    annotated = (image["width"], image["height"])
-    if annotated != (facts.width, facts.height):
-        turned = " (EXIF says it is stored turned)" if facts.orientation > 4 else ""
-        raise BadRecord(
-            "size_mismatch",
-            f"the file is {facts.width} x {facts.height}{turned}, annotated as {annotated[0]} x {annotated[1]}",
-        )
-    return data

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from beam_jobs import coco_shapes
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.job import Info, Row
 from beam_jobs.json_stream import stream
@@ -18,14 +19,14 @@ from beam_jobs.json_stream import stream
 ANSWERS = 10
 
 
-def instances(path: str, *, split: str, folder: str) -> Iterator[Row | Letter | Info]:
-    """Images, objects and categories of an `instances_*.json`."""
+def instances(path: str, *, split: str, folder: str, masks: bool = False) -> Iterator[Row | Letter | Info]:
+    """Images, objects and categories of an `instances_*.json`; with `masks`, outlines go along with the objects."""
     for section, index, item in stream(path, sections={"images", "annotations", "categories"}):
         place = source_place(path, section, index)
         if section == "images":
             yield from _guarded(lambda i, p: image_row(i, p, split=split, folder=folder), item, place, "image")
         elif section == "annotations":
-            yield from _guarded(object_row, item, place, "object")
+            yield from _guarded(lambda i, p: object_row(i, p, masks=masks), item, place, "object")
         else:
             yield Info("category", {"id": field(item, "id", int), "name": field(item, "name", str)})
 
@@ -38,6 +39,13 @@ def captions(path: str, *, split: str, folder: str) -> Iterator[Row | Letter | I
             yield from _guarded(lambda i, p: image_row(i, p, split=split, folder=folder), item, place, "image")
         else:
             yield from _guarded(_caption_row, item, place, "caption")
+
+
+def poses(path: str) -> Iterator[Row | Letter | Info]:
+    """Keypoints of a `person_keypoints_*.json`; people without a labelled one, and its images, are left out."""
+    for section, index, item in stream(path, sections={"annotations"}):
+        if not _without_pose(item):
+            yield from _guarded(_pose_row, item, source_place(path, section, index), "pose")
 
 
 def questions(path: str) -> Iterator[Row | Letter | Info]:
@@ -100,8 +108,8 @@ def image_row(item: Any, place: str, *, split: str, folder: str) -> Row:
     )
 
 
-def object_row(item: Any, place: str) -> Row:
-    """An object annotation, without its mask."""
+def object_row(item: Any, place: str, *, masks: bool = False) -> Row:
+    """An object annotation; its outline only where masks are wanted, for it is the bulk of the file."""
     box = field(item, "bbox", list)
     if len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
         raise BadRecord("bad_box", f"bbox = {box}; expected four finite numbers")
@@ -116,7 +124,24 @@ def object_row(item: Any, place: str) -> Row:
         "crowd": int(bool(item.get("iscrowd", 0))),
         "source": place,
     }
+    if masks:
+        value["outline"] = coco_shapes.outline(item.get("segmentation"))
     return Row(field(item, "image_id", int), "object", value, {"object": 1})
+
+
+def _without_pose(item: Any) -> bool:
+    """Whether it is a person of whom no keypoint is labelled, as most people of COCO are."""
+    values = item.get("keypoints") if isinstance(item, dict) else None
+    return isinstance(values, list) and not any(values[2::3])
+
+
+def _pose_row(item: Any, place: str) -> Row:
+    value = {
+        "id": field(item, "id", int),
+        "keypoints": coco_shapes.checked_keypoints(field(item, "keypoints", list)),
+        "source": place,
+    }
+    return Row(field(item, "image_id", int), "pose", value, {"pose": 1})
 
 
 def _caption_row(item: Any, place: str) -> Row:
@@ -183,9 +208,14 @@ def _image_letter(key: int, row: Mapping[str, Any], reason: str, error: str) -> 
 
 
 def join_objects(
-    key: int, rows: Sequence[Mapping[str, Any]], image: Mapping[str, Any], labels: Mapping[int, int]
+    key: int,
+    rows: Sequence[Mapping[str, Any]],
+    image: Mapping[str, Any],
+    labels: Mapping[int, int],
+    poses: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[list[dict], list[Letter]]:
-    """Objects with normalised boxes and contiguous labels."""
+    """Objects with normalised boxes, contiguous labels, their keypoints and checked outlines."""
+    by_id = {pose["id"]: pose["keypoints"] for pose in sorted(poses, key=lambda p: p["source"], reverse=True)}
 
     def make(row: Mapping[str, Any]) -> dict[str, Any]:
         if row["category"] not in labels:
@@ -196,9 +226,24 @@ def join_objects(
             "crowd": row["crowd"],
             "label": labels[row["category"]],
             "bbox": normalised_box(row["bbox"], width=image["width"], height=image["height"]),
+            "keypoints": by_id.get(row["id"], []),
+            "outline": coco_shapes.fitting(row.get("outline"), width=image["width"], height=image["height"]),
         }
 
-    return joined(key, rows, "object", make)
+    objects, letters = joined(key, rows, "object", make)
+    return objects, [*letters, *_lost_poses(key, poses, objects)]
+
+
+def _lost_poses(key: int, poses: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]) -> list[Letter]:
+    """Keypoints whose object is not there (it was dropped, or another file lacks it), or that came twice."""
+    there, letters = {o["id"] for o in objects}, []
+    for pose in sorted(poses, key=lambda p: p["source"]):
+        if pose["id"] in there:
+            there.remove(pose["id"])
+            continue
+        error = f"annotation {pose['id']} is no usable object of the image, or has keypoints already"
+        letters.append(Letter(f"{key}/{pose['id']}", "pose", "join", "no_object", error, pose["source"], {"pose": 1}))
+    return letters
 
 
 def normalised_box(box: Sequence[float], *, width: int, height: int) -> list[float]:
@@ -231,7 +276,7 @@ def join_questions(
 
 
 def joined(
-    key: int, rows: Sequence[Mapping[str, Any]], kind: str, make: Callable[[Mapping[str, Any]], dict]
+    key: int | str, rows: Sequence[Mapping[str, Any]], kind: str, make: Callable[[Mapping[str, Any]], dict]
 ) -> tuple[list[dict], list[Letter]]:
     """`make` of each row in the order of ids; repeated ids and rows that `make` refuses become letters."""
     good, letters, seen = [], [], set()

@@ -14,6 +14,7 @@ from beam_jobs.dead_letters import BadRecord
 
 FORMATS = ("JPEG", "PNG")
 MODES = {"JPEG": ("L", "RGB"), "PNG": ("L", "RGB", "RGBA", "LA", "P", "1")}
+QUALITY = 95
 _ORIENTATION = 0x0112
 
 
@@ -61,4 +62,29 @@ def check_image(data: bytes, *, max_pixels: int) -> ImageFacts:
             orientation = int(image.getexif().get(_ORIENTATION, 1))
         except (OSError, ValueError, SyntaxError, TypeError, EOFError, MemoryError) as e:
             raise BadRecord("undecodable", f"{type(e).__name__}: {e}") from e
+    if image.format == "PNG" and not png_ends(data):
+        raise BadRecord("undecodable", "the PNG is cut short: its end chunk is missing")
     return ImageFacts(image.width, image.height, image.format, image.mode, orientation)
+
+
+def png_ends(data: bytes) -> bool:
+    """Whether a PNG has its last chunk; without it Pillow decodes, but TensorFlow, which reads datasets, does not."""
+    end = data.rfind(b"IEND")
+    return end >= 0 and len(data) >= end + 8
+
+
+def upright(data: bytes, facts: ImageFacts) -> bytes:
+    """The bytes as they are, or those of the image turned as EXIF says and encoded again in its format.
+
+    Args:
+      data: an image that `check_image` passed.
+      facts: what it found.
+    """
+    if facts.orientation not in range(2, 9):
+        return data
+    from PIL import Image, ImageOps
+
+    turned, buffer = ImageOps.exif_transpose(Image.open(io.BytesIO(data))), io.BytesIO()
+    settings = {"quality": QUALITY, "subsampling": 0} if facts.format == "JPEG" else {}
+    turned.save(buffer, facts.format, **settings)
+    return buffer.getvalue()

@@ -19,9 +19,9 @@ from typing import Any
 
 from beam_jobs import coco_rows, refer_pickle, sources
 from beam_jobs.build import build
-from beam_jobs.coco import image_bases, image_names, read_image
 from beam_jobs.coco_rows import field
 from beam_jobs.dead_letters import BadRecord, Letter
+from beam_jobs.image_files import image_bases, image_names, read_image
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.json_stream import stream
 from beam_jobs.specs import RefCocoSpec
@@ -93,8 +93,9 @@ class RefCocoJob:
         data = read_image(
             image_bases(self.images, self.folders),
             image_names(value["id"], image["file_name"]),
-            {**image, "must_exist": False},
             max_pixels=self.max_pixels,
+            size=(image["width"], image["height"]),
+            must_exist=False,
         )
         referred = [annotations[o["index"]] for o in objects]
         lengths = [len(o["sentences"]) for o in objects]

@@ -7,6 +7,7 @@ user's folders (`import`, with `roots.json`).
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageError
 
 ROOTS = "roots.json"
-ROLES = ("images", "annotations", "vqa", "refer", "audio")
+ROLES = ("images", "annotations", "vqa", "refer", "audio", "text", "video", "depth", "normals")
 
 
 class PathEscape(Exception):
@@ -26,13 +27,13 @@ class PathEscape(Exception):
 
 
 def roots(raw: Artifact) -> dict[str, Path]:
-    """Existing folders of a raw artifact by role (`images`, `annotations`, `vqa`, `refer`, `audio`)."""
+    """Existing folders, or single files, of a raw artifact by role (one of `ROLES`)."""
     listed = raw.path / ROOTS
     if listed.exists():
         found = {role: Path(folder) for role, folder in json.loads(listed.read_text()).items()}
         for role, folder in found.items():
-            if not folder.is_dir():
-                raise StageError(f"{role} = {folder}: the folder was imported but is gone; import it again")
+            if not folder.exists():
+                raise StageError(f"{role} = {folder}: it was imported but is gone; import it again")
         return found
     return {role: raw.path / role for role in ROLES if (raw.path / role).is_dir()}
 
@@ -70,9 +71,9 @@ def _real(root: str) -> str:
 
 
 def open_binary(path: str) -> BinaryIO:
-    """Opens a file for reading: local ones directly, others through Beam's filesystems."""
+    """Opens a file for reading: local ones directly, others through Beam's filesystems; `.gz` is unpacked."""
     if "://" not in path:
-        return open(path, "rb")
+        return cast(BinaryIO, gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
     from apache_beam.io.filesystems import FileSystems
 
     return cast(BinaryIO, FileSystems.open(path))
@@ -84,7 +85,9 @@ def subfolders(root: Path) -> tuple[str, ...]:
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """All files below `root`, in sorted order."""
+    """All files below `root`, in sorted order; `root` itself where it is a file."""
+    if root.is_file():
+        yield root
     for folder, folders, files in os.walk(root):
         folders.sort()
         for file in sorted(files):

@@ -58,10 +58,22 @@ class ImportSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class CocoSpec:
-    """The `coco_all` dataset: images with captions, VQA v2 questions and boxes.
+class ImportFilesSpec:
+    """Files or folders of the user's for one dataset, taken as they are: every file is listed and hashed.
 
     Attributes:
+      hidden: whether files and folders whose names begin with a dot count.
+    """
+
+    hidden: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoSpec:
+    """The `coco_all` dataset: images with captions, VQA v2 questions, boxes, keypoints and masks.
+
+    Attributes:
+      masks: store a mask picture per object; without, the field is there and empty.
       num_shards: TFRecord files per split; fewer than 1 is an error.
       max_dropped_fraction: above this share of dropped records, of any kind, the build fails.
       limit: keep only this many images per split (the first by hashed key, so a random sample); None keeps all.
@@ -69,6 +81,7 @@ class CocoSpec:
       version: the dataset's TFDS version.
     """
 
+    masks: bool = False
     num_shards: int = 8
     max_dropped_fraction: float = 0.01
     limit: int | None = None
@@ -111,10 +124,161 @@ class AudioCaptionsSpec:
     version: str = "1.0.0"
 
 
+@dataclasses.dataclass(frozen=True)
+class TableSpec:
+    """What all datasets have that are made of tables or folders of the user's.
+
+    Attributes:
+      validation_fraction: share of the records, by hashed key, that become `validation` where neither a file's name
+        nor its rows say the split; the rest is `train`.
+      num_shards, max_dropped_fraction, limit, version: as for `CocoSpec`.
+    """
+
+    validation_fraction: float = 0.05
+    num_shards: int = 1
+    max_dropped_fraction: float = 0.01
+    limit: int | None = None
+    version: str = "1.0.0"
+
+
+@dataclasses.dataclass(frozen=True)
+class InstructionsSpec(TableSpec):
+    """Instructions with responses: Alpaca, Dolly, FLAN and their like.
+
+    Attributes:
+      dataset: its name: `alpaca`, `dolly`, `flan2_flan2021`, ...; of a table that names sub-mixtures of FLAN, only
+        the rows of this one are taken.
+    """
+
+    dataset: str = "alpaca"
+
+
+@dataclasses.dataclass(frozen=True)
+class AudioTagsSpec(TableSpec):
+    """The `audio_tags` dataset: WAV clips with labels.
+
+    Attributes:
+      max_seconds: longer clips are dropped.
+      validation_folds: folds of ESC-50 that become `validation`.
+    """
+
+    max_seconds: float = 600.0
+    validation_folds: tuple[int, ...] = (5,)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeechSpec(TableSpec):
+    """The `speech` dataset: WAV recordings with transcripts.
+
+    Attributes:
+      max_seconds: longer recordings are dropped.
+    """
+
+    max_seconds: float = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSpec(TableSpec):
+    """The `video_captions` dataset: clips as a few frames and their sound.
+
+    Attributes:
+      num_frames: frames kept of a clip, from the middles of that many equal parts; a clip of fewer keeps all.
+      max_side: larger frames are scaled down to this longer side, pixels.
+      frame_rate: frames a second of folders of images whose row does not say `fps` or `seconds`.
+      jpeg_quality: Pillow's quality, for frames that are not JPEG already or are scaled.
+      max_seconds: longer clips are dropped.
+      max_pixels: frames with more pixels than this are refused.
+    """
+
+    num_frames: int = 8
+    max_side: int = 512
+    frame_rate: float = 25.0
+    jpeg_quality: int = 92
+    max_seconds: float = 600.0
+    max_pixels: int = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTextSpec(TableSpec):
+    """The `image_text` dataset: images with texts or tags.
+
+    Attributes:
+      max_pixels: as for `CocoSpec`.
+    """
+
+    max_pixels: int = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class VisualGenomeSpec(TableSpec):
+    """The `visual_genome` dataset: images with described regions.
+
+    Attributes:
+      max_pixels: as for `CocoSpec`.
+    """
+
+    num_shards: int = 8
+    max_pixels: int = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class VqaOptionsSpec(TableSpec):
+    """The `vqa_options` dataset: images with questions and answer options.
+
+    Attributes:
+      max_pixels: as for `CocoSpec`.
+    """
+
+    max_pixels: int = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePairsSpec(TableSpec):
+    """The `image_depth` or `image_normals` dataset: images with a map of the same size.
+
+    Attributes:
+      target: `depth` or `normals`.
+      millimetres: what one unit of a stored depth map is (1 for most sensors, 1000 / 256 for KITTI's); 1000 for
+        maps of floating-point metres is taken by itself.
+      max_pixels: as for `CocoSpec`.
+    """
+
+    target: str = "depth"
+    millimetres: float = 1.0
+    max_pixels: int = 50_000_000
+
+
 DIGITS_RAW = StageType(name="digits-raw", kind="raw", spec=DigitsRawSpec, run="beam_jobs.digits_raw:run")
 IMPORT_RAW = StageType(
     name="import", kind="raw", spec=ImportSpec, run="beam_jobs.import_raw:run", volatile=("roots.json",)
 )
-BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run")
+IMPORT_FILES = StageType(
+    name="import-files",
+    kind="raw",
+    spec=ImportFilesSpec,
+    run="beam_jobs.import_raw:run_files",
+    volatile=("roots.json",),
+)
+BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="2")
 BUILD_REFCOCO = StageType(name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run")
 BUILD_AUDIO = StageType(name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run")
+BUILD_INSTRUCTIONS = StageType(
+    name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run"
+)
+BUILD_AUDIO_TAGS = StageType(
+    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run"
+)
+BUILD_SPEECH = StageType(name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run")
+BUILD_VIDEO = StageType(name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run")
+BUILD_IMAGE_TEXT = StageType(
+    name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run"
+)
+BUILD_VISUAL_GENOME = StageType(
+    name="build-visual-genome", kind="dataset", spec=VisualGenomeSpec, run="beam_jobs.visual_genome:run"
+)
+BUILD_VQA_OPTIONS = StageType(
+    name="build-vqa-options", kind="dataset", spec=VqaOptionsSpec, run="beam_jobs.vqa_options:run"
+)
+BUILD_IMAGE_PAIRS = StageType(
+    name="build-image-pairs", kind="dataset", spec=ImagePairsSpec, run="beam_jobs.image_pairs:run"
+)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageType
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "coco_tiny"
 ROLES = ("images", "annotations", "vqa", "refer")
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,15 @@ class Built:
         """All dead letters of the published dataset."""
         return read_letters(self.out / "dead_letters")
 
+    def reasons(self) -> dict[str, str]:
+        """Why each dead letter is one, by key."""
+        return {letter["key"]: letter["reason"] for letter in self.letters()}
+
+    def check_counts(self) -> None:
+        """Fails unless everything that came in was written, dropped or over the limit."""
+        for kind, row in self.stats["records"].items():
+            assert row["in"] == row["written"] + sum(row["dropped"].values()) + row["over_limit"], kind
+
     def examples(self, split: str) -> list[dict[str, Any]]:
         """The split's examples as TFDS decodes them."""
         import tensorflow_datasets as tfds
@@ -49,6 +61,27 @@ class Built:
 def at(path: Path) -> Artifact:
     """A folder as an input artifact."""
     return Artifact("raw", "test/raw", "1", str(path), "")
+
+
+def pointing(folder: Path, **roots: Path) -> Artifact:
+    """A raw artifact in `folder` that points at files elsewhere, as `import` leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "roots.json").write_text(json.dumps({role: str(path) for role, path in roots.items()}))
+    return at(folder)
+
+
+def lines(path: Path, rows: list[Any]) -> Path:
+    """Writes JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def picture(path: Path, *, size: tuple[int, int] = (24, 16), colour: tuple[int, int, int] = (200, 30, 30)) -> Path:
+    """Writes a plain image in the format of its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
 
 
 def read_letters(folder: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.specs import BUILD_COCO, BUILD_REFCOCO, IMPORT_RAW, CocoSpec, ImportSpec, RefCocoSpec
+from beam_jobs.specs import (
+    BUILD_COCO,
+    BUILD_REFCOCO,
+    IMPORT_FILES,
+    IMPORT_RAW,
+    CocoSpec,
+    ImportFilesSpec,
+    ImportSpec,
+    RefCocoSpec,
+)
 from tests.beam_jobs.conftest import FIXTURE, ROLES, at, run_stage
 from uio2.pipeline.artifact import digest_directory
 from uio2.pipeline.stage import StageError
@@ -73,8 +82,23 @@ def test_what_is_missing_is_named(raw: Path, tmp_path: Path, role: str, spoil, m
 def test_a_folder_that_vanished_after_the_import_is_named(raw: Path, tmp_path: Path):
     imported = run_stage(IMPORT_RAW, ImportSpec(), tmp_path, **_inputs(raw))
     shutil.rmtree(raw / "images")
-    with pytest.raises(StageError, match=r"images = .*: the folder was imported but is gone"):
+    with pytest.raises(StageError, match=r"images = .*: it was imported but is gone"):
         run_stage(BUILD_COCO, CocoSpec(), tmp_path / "coco", raw=imported.artifact)
+
+
+def test_any_files_are_imported_by_role_and_hidden_ones_left_out(tmp_path: Path):
+    text = tmp_path / "text"
+    (text / ".git").mkdir(parents=True)
+    (text / ".git" / "x").write_text("hidden")
+    (text / "a.json").write_text("[]")
+    single = tmp_path / "b.csv"
+    single.write_text("a,b")
+    built = run_stage(IMPORT_FILES, ImportFilesSpec(), tmp_path, text=at(text), annotations=at(single))
+    rows = [json.loads(line) for line in (built.out / "manifest.jsonl").read_text().splitlines()]
+    assert {(r["role"], r["path"]) for r in rows} == {("text", "a.json"), ("annotations", "b.csv")}
+    assert built.stats["text"] == {"files": 1, "bytes": 2, "ignored": 1}
+    with pytest.raises(StageError, match=r"text = .*gone: no such file or folder"):
+        run_stage(IMPORT_FILES, ImportFilesSpec(), tmp_path / "c", text=at(tmp_path / "gone"))
 
 
 @pytest.mark.skipif(not MINI.is_dir(), reason="real COCO sample not at hand")
@@ -84,12 +108,15 @@ def test_real_coco_with_default_settings(tmp_path: Path):
     coco = run_stage(BUILD_COCO, CocoSpec(), tmp_path / "coco", raw=raw.artifact)
     told = json.loads((MINI / "stats.json").read_text())
     assert coco.stats["splits"] == {"train": told["train2017"]["images"], "validation": told["val2017"]["images"]}
+    people = [a for path in (MINI / "annotations").glob("person_keypoints_*.json")
+              for a in json.loads(path.read_text())["annotations"]]  # fmt: skip
     written = {kind: row["written"] for kind, row in coco.stats["records"].items()}
     assert written == {
         "image": 64,
         "object": told["train2017"]["instances"] + told["val2017"]["instances"],
         "caption": told["train2017"]["captions"] + told["val2017"]["captions"],
         "question": told["vqa"]["questions"],
+        "pose": sum(1 for a in people if a["num_keypoints"]),
     }
     refcoco = run_stage(BUILD_REFCOCO, RefCocoSpec(), tmp_path / "refcoco", raw=raw.artifact)
     assert refcoco.stats["splits"] == {"validation": 3}

@@ -13,7 +13,7 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 
-from uio2.cli import doctor, inspect_commands, run_commands, service_commands, task_commands
+from uio2.cli import build_command, doctor, inspect_commands, run_commands, service_commands, task_commands
 from uio2.pipeline.artifact import ArtifactError
 from uio2.pipeline.process import Cancelled
 from uio2.pipeline.stage import StageError, UsageError
@@ -25,6 +25,7 @@ examples:
   uio2 run coco --images train2017 --annotations annotations
   uio2 train --gin_file=my.gin --gin.STEPS=20  one stage, with all it needs
   uio2 lineage digits@1                        from a model back to raw files
+  uio2 build alpaca --source alpaca.json       one dataset
   uio2 tasks                                   the tasks, and the data each needs
 
 uio2 COMMAND --help shows the options and examples of a command."""
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     run_commands.add(commands)
+    build_command.add(commands)
     inspect_commands.add(commands)
     service_commands.add(commands)
     task_commands.add(commands)

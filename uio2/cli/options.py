@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flows.pipelines import PIPELINES, build
@@ -37,22 +37,22 @@ def add_command(
     return parser
 
 
-def add_pipeline_options(parser: argparse.ArgumentParser) -> None:
+def add_pipeline_options(parser: argparse.ArgumentParser, *, sources: Sequence[str] = SOURCES) -> None:
     """gin options and the folders a pipeline may read."""
     gin = parser.add_argument_group("configuration")
     gin.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="read after the pipeline's own")
     gin.add_argument("--gin.NAME=VALUE", action="store_true", dest="_gin", help="bind one value; may be repeated")
     folders = parser.add_argument_group("source folders")
-    for key in SOURCES:
+    for key in sources:
         folders.add_argument(f"--{key}", metavar="DIR")
     folders.add_argument("--source", action="append", default=[], metavar="NAME=DIR", help="of a pipeline of your own")
 
 
-def add_stage_options(parser: argparse.ArgumentParser) -> None:
+def add_stage_options(parser: argparse.ArgumentParser, *, sources: Sequence[str] = SOURCES) -> None:
     """Options of the commands that run part of a pipeline."""
     parser.add_argument("--pipeline", metavar="NAME", help="default: coco if source folders are given, else digits")
     parser.add_argument("--stage", metavar="NAME", help="another stage of the pipeline than this command's own")
-    add_pipeline_options(parser)
+    add_pipeline_options(parser, sources=sources)
 
 
 def store_of(args: argparse.Namespace) -> Store:
@@ -65,16 +65,24 @@ def console_of(args: argparse.Namespace) -> Console:
     return Console(quiet=getattr(args, "quiet", False))
 
 
-def pipeline_of(args: argparse.Namespace, name: str | None = None) -> Pipeline:
+def pipeline_of(
+    args: argparse.Namespace, name: str | None = None, *, known_sources: Sequence[str] = SOURCES
+) -> Pipeline:
     """The pipeline a command line means."""
-    sources = {key: value for key in SOURCES if (value := getattr(args, key))}
-    for item in args.source:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise UsageError(f"--source {item}: expected NAME=DIR")
-        sources[key] = value
+    sources = sources_of(args, known=known_sources)
     chosen = name or getattr(args, "pipeline", None) or ("coco" if sources else "digits")
     return build(chosen, gin_files=args.gin_file, bindings=args.gin_bindings, sources=sources)
+
+
+def sources_of(args: argparse.Namespace, *, known: Sequence[str] = SOURCES, unnamed: bool = False) -> dict[str, str]:
+    """Paths of the sources a command line gives, by name; "" is one without, where that is allowed."""
+    sources = {key: value for key in known if (value := getattr(args, key))}
+    for item in args.source:
+        key, equals, value = item.partition("=")
+        if not equals and not unnamed:
+            raise UsageError(f"--source {item}: expected NAME=DIR")
+        sources[key if equals else ""] = value if equals else item
+    return sources
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""`run`: a whole pipeline as a Prefect flow. `build, train, predict, score, report`: one stage and what it needs."""
+"""`run`: a whole pipeline as a Prefect flow. `train, predict, score, report`: one stage and what it needs."""
 
 from __future__ import annotations
 
@@ -56,18 +56,6 @@ def add(commands: Any) -> None:
     run.add_argument("--no-prefect", action="store_true", help="run the stages in order without a flow")
     run.add_argument("--quiet", action="store_true", help="no progress, only the result")
     add_pipeline_options(run)
-    build = add_command(
-        commands,
-        "build",
-        about="build datasets",
-        examples="""
-            uio2 build
-            uio2 build coco --images train2017 --annotations annotations
-            uio2 build refcoco --pipeline digits""",
-        handler=run_build,
-    )
-    build.add_argument("names", nargs="*", metavar="DATASET", help="coco, refcoco, audio (default: all)")
-    add_stage_options(build)
     for word, (about, examples) in WORDS.items():
         parser = add_command(
             commands,
@@ -103,30 +91,17 @@ def run_pipeline(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_build(args: argparse.Namespace) -> int:
-    """`uio2 build`."""
-    pipeline = pipeline_of(args)
-    built = [stage.name for stage in pipeline.stages if stage.type.kind == "dataset"]
-    names = [args.stage] if args.stage else [f"build-{name}" for name in args.names] or built
-    unknown = [name for name in names if name not in built and name != args.stage]
-    if unknown:
-        known = ", ".join(name.removeprefix("build-") for name in built) or "no dataset"
-        raise UsageError(
-            f"pipeline {pipeline.name} builds no {unknown[0].removeprefix('build-')!r}; it builds: {known}"
-        )
-    return _run_stages(args, pipeline, names)
-
-
 def run_word(args: argparse.Namespace, word: str) -> int:
     """`uio2 train`, `predict`, `score`, `report`."""
     pipeline = pipeline_of(args)
     names = [args.stage] if args.stage else [s.name for s in pipeline.stages if word in (s.name, s.type.name)]
     if len(names) != 1:
         raise UsageError(f"pipeline {pipeline.name} has {names or 'no'} stage for {word!r}; name one with --stage")
-    return _run_stages(args, pipeline, names)
+    return run_stages(args, pipeline, names)
 
 
-def _run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> int:
+def run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> int:
+    """Runs the named stages with all they need, and prints what they made."""
     from uio2.pipeline.plan import upstream
 
     store_of(args).prepare()

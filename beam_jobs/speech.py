@@ -1,0 +1,137 @@
+"""Stage `build-speech`: the `speech` dataset, one example per recording with what is said.
+
+    key: text    audio: original WAV bytes    sample_rate: int64    transcript: text    speaker: text ("" if unknown)
+
+Sources are transcripts beside or below the recordings: a table with a file and a text (Common Voice's TSV, NeMo's JSON
+lines and the like), LibriSpeech's `*.trans.txt` (`ID words`), or LJSpeech's `metadata.csv` (`id|text|normalised text`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from beam_jobs import sources, tables
+from beam_jobs.build import build_as
+from beam_jobs.clips import check_wav, read_clip
+from beam_jobs.dead_letters import BadRecord
+from beam_jobs.job import Record
+from beam_jobs.specs import SpeechSpec
+from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
+from beam_jobs.tf_example import Example
+from uio2.pipeline.stage import StageContext
+
+NAME = "speech"
+FILE = ("file", "file_name", "filename", "path", "audio", "audio_filepath", "wav", "id")
+TEXT = ("transcript", "transcription", "text", "sentence", "words")
+SPEAKER = ("speaker", "speaker_id", "client_id", "spk")
+LIBRISPEECH, LJSPEECH, TABLE = "librispeech", "ljspeech", ""
+EXPECTED = "a table with a file and its text, LibriSpeech's *.trans.txt or LJSpeech's metadata.csv"
+DESCRIPTION = "Recordings of speech with transcripts; original WAV bytes."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeechJob(TableJob):
+    """Settings and paths of one build; `audio` is the root of the recordings, `folders` those directly below it."""
+
+    audio: str
+    folders: tuple[str, ...]
+    max_seconds: float
+    name: str = NAME
+    record_kind: str = "recording"
+    row_kind: str = "recording"
+
+    def items(self, source: TableFile) -> Iterator[tables.Item]:
+        if source.layout == LIBRISPEECH:
+            return _split_lines(source.path, " ", ("id", "text"))
+        if source.layout == LJSPEECH:
+            return _split_lines(source.path, "|", ("id", "raw", "text"))
+        return tables.rows(source.path)
+
+    def parse(self, row: Mapping[str, Any], source: TableFile, index: int) -> Parsed:
+        file = tables.text_of(row, FILE)
+        speaker = tables.text_of(row, SPEAKER, required=False)
+        if source.layout == LIBRISPEECH:
+            speaker = file.partition("-")[0]
+        folder = PurePosixPath(source.name).parent
+        value = {
+            "file": file,
+            "folder": "" if str(folder) == "." else str(folder),
+            "transcript": tables.text_of(row, TEXT),
+            "speaker": speaker,
+        }
+        return Parsed(file, value)
+
+    def encode(self, record: Record) -> bytes:
+        value = record.value
+        bases = [f"{self.audio}/{folder}" for folder in (value["folder"], *self.folders) if folder]
+        data = read_clip([*bases, self.audio], [value["file"]])
+        rate = check_wav(data, max_seconds=self.max_seconds)
+        return Example(
+            ints={"sample_rate": [rate]},
+            strings={
+                "key": [record.key],
+                "audio": [data],
+                "transcript": [value["transcript"]],
+                "speaker": [value["speaker"]],
+            },
+        ).to_bytes()
+
+    def count(self, example: Example) -> Mapping[str, int]:
+        return {"recording": 1}
+
+    def features(self, info: Mapping[str, Sequence[Any]]) -> Any:
+        import numpy as np
+        import tensorflow_datasets as tfds
+
+        f = tfds.features
+        return f.FeaturesDict(
+            {
+                "key": f.Text(),
+                "audio": f.Tensor(shape=(), dtype=np.str_),
+                "sample_rate": np.int64,
+                "transcript": f.Text(),
+                "speaker": f.Text(),
+            }
+        )
+
+
+def run(spec: SpeechSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `speech` from the raw artifact `raw`."""
+    roots = sources.roots(context.inputs["raw"])
+    audio = sources.required(roots, "audio", wanted_by="build-speech")
+    role = "annotations" if "annotations" in roots else "audio"
+    files = table_files(
+        roots[role],
+        role=role,
+        wanted=lambda name: tables.is_table(name) or name.endswith(".trans.txt"),
+        expected=EXPECTED,
+    )
+    job = SpeechJob(
+        files=tuple(dataclasses.replace(file, layout=_layout(file.path)) for file in files),
+        validation_fraction=spec.validation_fraction,
+        audio=str(audio),
+        folders=sources.subfolders(audio),
+        max_seconds=spec.max_seconds,
+    )
+    return build_as(spec, job, description=DESCRIPTION, context=context)
+
+
+def _layout(path: str) -> str:
+    if path.endswith(".trans.txt"):
+        return LIBRISPEECH
+    first = next(tables.lines(path), "") if path.lower().endswith(".csv") else ""
+    return LJSPEECH if first.count("|") == 2 else TABLE
+
+
+def _split_lines(path: str, separator: str, names: Sequence[str]) -> Iterator[tables.Item]:
+    for index, line in enumerate(tables.lines(path)):
+        if not line.strip():
+            continue
+        cells = line.split(separator, len(names) - 1)
+        if len(cells) != len(names):
+            yield index, BadRecord("cell_count", f"{line[:60]!r}; expected {separator.join(names)}")
+        else:
+            yield index, dict(zip(names, cells, strict=True))
