@@ -187,6 +187,21 @@ def test_the_likeliest_option_is_chosen_wherever_it_stands(inputs):
     assert one.logprob == pytest.approx(two.logprob, abs=1e-4)
 
 
+def test_sound_is_drawn_equally_in_any_batch():
+    from tests.model import tiny as tiny_model
+
+    model, batch = tiny_model.make(), tiny_model.everything(rows=2)
+    decoding = {"method": "draw", "modality": "audio", "seed": 3, "temperature": 1.0, "top_p": 0.95, "guidance": 0.0}
+    both = decode(model, batch, decoding=decoding, first_index=6, rows=2)
+    turned = {key: value[::-1] for key, value in batch.items()}
+    again = decode(model, turned, decoding=decoding, first_index=6, rows=2)
+    assert both[0].media.shape == (24, 16)
+    # A row's draws follow its index, not its neighbours: the first row elsewhere has other draws.
+    assert again[1].tokens != both[0].tokens
+    one = decode(model, {k: v[:1] for k, v in batch.items()}, decoding=decoding, first_index=6, rows=1)
+    assert one[0].tokens == both[0].tokens
+
+
 def test_spectrograms_are_kept_as_they_are(tmp_path):
     values = np.random.default_rng(0).normal(size=(256, 128)).astype(np.float32)
     write_media(tmp_path / "a.npz", values)
