@@ -9,7 +9,7 @@ import pytest
 
 from uio2.evaluate import score
 from uio2.evaluate.families import FAMILIES, family_of, key_prefixes
-from uio2.evaluate.predictions import PredictionsError
+from uio2.evaluate.predictions import PredictionsError, TaskPredictions, read_task
 from uio2.evaluate.specs import ScoreSpec
 from uio2.evaluate.summary import read_metrics, read_rows
 from uio2.pipeline.artifact import digest_directory
@@ -94,6 +94,19 @@ def test_a_split_that_is_not_there_has_no_baseline(world, tmp_path):
     assert {figure["baseline"] for figure in stats["metrics"].values()} == {None}
     lines = [json.loads(line) for line in (context.out / "per_example.jsonl").read_text().splitlines()]
     assert all(line["baseline"] == {} for line in lines)
+
+
+def test_pictures_without_a_figure_stand_beside_what_is_scored(world, tmp_path):
+    rows = tiny.rows_of("vqa_coco_2017", found=world.validation, skill=1.0)
+    found = TaskPredictions(
+        read_task(world.inputs["predictions"].path, task="vqa_coco_2017").header, tuple(rows), tmp_path
+    )
+    drawn = [dataclasses.replace(row, text="", media=f"p/{row.index}.png") for row in rows]
+    family = FAMILIES["image"]
+    answers = family.read(dataclasses.replace(found, rows=tuple(drawn)))
+    assert answers[3] == "p/3.png"
+    assert score.unparsable(family, answers=answers) == 0
+    assert family.score(drawn, answers, Resampling()).results == {}
 
 
 def test_vqa_counts_annotators_when_there_are_several(world):

@@ -81,6 +81,11 @@ def text_answers(found: TaskPredictions) -> list[Answer]:
     return [row.text for row in found.rows]
 
 
+def plain_answers(found: TaskPredictions) -> list[Answer]:
+    """The text of each row, or the path of its picture or sound."""
+    return [row.media or row.text for row in found.rows]
+
+
 def box_answers(found: TaskPredictions) -> list[Answer]:
     """The first box of each text."""
     size = found.header.input_size

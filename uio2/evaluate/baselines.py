@@ -70,7 +70,8 @@ def _most_frequent_answer(task: Task, dataset: StoredDataset, split: str, limit:
 
     def answers(record: Mapping) -> tf.Tensor:
         def of(item: tf.Tensor) -> tf.Tensor:
-            return task.texts(record, item, box_text=nowhere, draws=draws, setting=setting).target
+            target = task.texts(record, item, box_text=nowhere, draws=draws, setting=setting).target
+            return tf.strings.reduce_join(tf.reshape(target, [-1])[:1])  # the first of several; "" of none
 
         return tf.map_fn(of, task.items(record), fn_output_signature=tf.TensorSpec([], tf.string))
 
@@ -78,7 +79,7 @@ def _most_frequent_answer(task: Task, dataset: StoredDataset, split: str, limit:
     stream = (stream.take(limit) if limit else stream).map(answers, num_parallel_calls=2, deterministic=True)
     counts: Counter[bytes] = Counter()
     for batch in stream.as_numpy_iterator():
-        counts.update(batch.tolist())
+        counts.update(text for text in batch.tolist() if text)
     best = min(counts, key=lambda text: (-counts[text], text)) if counts else None
     return None if best is None else best.decode("utf-8", "replace")
 

@@ -134,10 +134,10 @@ FAMILIES = {
             ranking="within_11", drawing=_MAP,
         ),
         Family(
-            name="image", title="Pictures", metrics=(), read=read.text_answers, score=scoring.score_nothing,
+            name="image", title="Pictures", metrics=(), read=read.plain_answers, score=scoring.score_nothing,
             drawing={"temperature": 1.0, "top_p": 0.9, "guidance": 10.0},
         ),
-        Family(name="", title="Not scored", metrics=(), read=read.text_answers, score=scoring.score_nothing),
+        Family(name="", title="Not scored", metrics=(), read=read.plain_answers, score=scoring.score_nothing),
     )
 }  # fmt: skip
 
