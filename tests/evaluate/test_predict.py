@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 
 import pytest
@@ -21,21 +20,6 @@ SPEC = PredictSpec(batch_size=4, max_length=8, shard_size=8)
 RECIPE = RegisterSpec(image_size=(96, 96), image_patch_size=32, text_inputs=48, text_targets=16)
 
 
-def _tokenizer(folder):
-    import sentencepiece
-
-    out = io.BytesIO()
-    lines = ["how many digits are there?", "a red digit and a blue digit", "what is the white yellow green one"] * 20
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=out, vocab_size=320, model_type="bpe", byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1, hard_vocab_limit=False,
-        minloglevel=2,
-    )  # fmt: skip
-    folder.mkdir()
-    (folder / "tokenizer.model").write_bytes(out.getvalue())
-    return tiny.artifact(folder, kind="tokenizer", name="digits/tokenizer")
-
-
 @pytest.fixture(scope="module")
 def inputs(world, tmp_path_factory):
     """The datasets of the world under a registered mixture, and a small model with random parameters."""
@@ -46,7 +30,7 @@ def inputs(world, tmp_path_factory):
     from uio2.tasks.vocabulary import UnifiedVocabulary
 
     folder = tmp_path_factory.mktemp("inputs")
-    tokenizer = _tokenizer(folder / "tokenizer")
+    tokenizer = tiny.tokenizer(folder / "tokenizer")
     vocabulary = UnifiedVocabulary.from_file(tokenizer.path)
     (folder / "mixture").mkdir()
     values = {"recipe": spec_to_json(RECIPE), "tokenizer": {"sha256": vocabulary.sha256}}

@@ -21,10 +21,32 @@ def rows():
 
 def test_what_is_written_is_read_back(tmp_path, rows):
     rows[3] = dataclasses.replace(rows[3], text='a "quote"\u2028 and ünïcode <b>', true_box=(1.5, 2.0, 3.0, 4.0))
+    rows[4] = dataclasses.replace(rows[4], truth={"boxes": [[1.5, 2.0, 3.0, 4.0]], "labels": ["cat"]}, media="p/4.png")
     tiny.write_predictions(tmp_path, rows={TASK: rows}, shards=3)
     (found,) = read_all(tmp_path)
     assert list(found.rows) == rows
     assert (found.header.task, found.header.input_size) == (TASK, (96, 96))
+
+
+def test_files_of_version_1_are_read_without_what_they_lack(tmp_path, rows):
+    tiny.write_predictions(tmp_path, rows={TASK: rows})
+    for path in tmp_path.rglob("*.json*"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else []
+        for line in lines[1:]:
+            del line["truth"], line["media"]
+        values = lines or [json.loads(path.read_text())]
+        values[0]["version"] = 1
+        path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    (found,) = read_all(tmp_path)
+    assert list(found.rows) == rows
+
+
+def test_a_row_without_its_truth_is_no_row(tmp_path, rows):
+    tiny.write_predictions(tmp_path, rows={TASK: rows})
+    path = _shard(tmp_path, 0)
+    path.write_text(path.read_text().replace('"truth"', '"proof"'))
+    with pytest.raises(PredictionsError, match="truth"):
+        list(read_all(tmp_path))
 
 
 def test_equal_rows_give_equal_bytes(tmp_path, rows):

@@ -20,6 +20,10 @@ def report(folder, **values):
         key.replace("__", "/"): {"value": v, "low": v - 0.05, "high": v + 0.05, "baseline": 0.3, "n": 10}
         for key, v in values.items()
     }
+    for key in metrics.keys() & {"wer/wer"}:
+        metrics[key] |= {"less_is_better": True}
+    for key in metrics.keys() & {"text/rouge_l"}:
+        metrics[key] |= {"baseline": None}
     (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
     return tiny.artifact(folder, kind="report", name="digits/score")
 
@@ -63,6 +67,30 @@ def test_a_guard_allows_only_so_much_of_a_fall(tmp_path, allowed, promoted):
     spec = PromoteSpec("m", max_fall={"vqa/score": allowed})
     stats, _ = decide(tmp_path, spec, champion={"vqa__score": 0.9}, vqa__score=0.8)
     assert stats["promoted"] is promoted
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        (PromoteSpec("m", max_value={"wer/wer": 0.19}), "the value is 0.200, above 0.190"),
+        # Between the baseline of 0.3 and the interval's upper end of 0.25.
+        (PromoteSpec("m", min_margin={"wer/wer": 0.06}), "upper end below the baseline is 0.050, below 0.060"),
+        (PromoteSpec("m", max_fall={"wer/wer": 0.04}), "further than the allowed fall"),
+    ],
+)
+def test_of_an_error_less_is_better(tmp_path, spec, reason):
+    stats, model = decide(tmp_path, spec, champion={"wer__wer": 0.15}, wer__wer=0.2)
+    assert not stats["promoted"]
+    assert reason in stats["reasons"][0]
+    assert model["metrics"]["wer/wer"]["less_is_better"]
+    easy = PromoteSpec("m", max_value={"wer/wer": 0.2}, min_margin={"wer/wer": 0.05}, max_fall={"wer/wer": 0.05})
+    assert decide(tmp_path / "easy", easy, champion={"wer__wer": 0.15}, wer__wer=0.2)[0]["promoted"]
+
+
+def test_a_margin_needs_a_baseline(tmp_path):
+    stats, _ = decide(tmp_path, PromoteSpec("m", min_margin={"text/rouge_l": 0.0}), text__rouge_l=0.9)
+    assert "has no baseline" in stats["reasons"][0]
+    assert decide(tmp_path / "b", PromoteSpec("m", min_value={"text/rouge_l": 0.9}), text__rouge_l=0.9)[0]["promoted"]
 
 
 def test_without_a_champion_guards_do_not_ask(tmp_path):

@@ -8,13 +8,14 @@ import json
 import pytest
 
 from uio2.evaluate import score
-from uio2.evaluate.families import family_of, key_prefixes
-from uio2.evaluate.predictions import PredictionsError
-from uio2.evaluate.scoring import score_answers
+from uio2.evaluate.families import FAMILIES, family_of, key_prefixes
+from uio2.evaluate.predictions import PredictionsError, TaskPredictions, read_task
 from uio2.evaluate.specs import ScoreSpec
 from uio2.evaluate.summary import read_metrics, read_rows
 from uio2.pipeline.artifact import digest_directory
 from uio2.pipeline.stage import StageError
+from uio2.tasks.families import all_tasks
+from uio2.tasks.metrics.result import Resampling
 
 from . import tiny
 
@@ -90,13 +91,28 @@ def test_only_the_datasets_a_task_needs_are_asked_for(world, tmp_path):
 def test_a_split_that_is_not_there_has_no_baseline(world, tmp_path):
     context = tiny.context(tmp_path / "s", **world.inputs)
     stats = score.run(ScoreSpec(resamples=20, baseline_split="nowhere"), context)
-    assert {figure["baseline"] for figure in stats["metrics"].values()} == {0.0}
+    assert {figure["baseline"] for figure in stats["metrics"].values()} == {None}
+    lines = [json.loads(line) for line in (context.out / "per_example.jsonl").read_text().splitlines()]
+    assert all(line["baseline"] == {} for line in lines)
+
+
+def test_pictures_without_a_figure_stand_beside_what_is_scored(world, tmp_path):
+    rows = tiny.rows_of("vqa_coco_2017", found=world.validation, skill=1.0)
+    found = TaskPredictions(
+        read_task(world.inputs["predictions"].path, task="vqa_coco_2017").header, tuple(rows), tmp_path
+    )
+    drawn = [dataclasses.replace(row, text="", media=f"p/{row.index}.png") for row in rows]
+    family = FAMILIES["image"]
+    answers = family.read(dataclasses.replace(found, rows=tuple(drawn)))
+    assert answers[3] == "p/3.png"
+    assert score.unparsable(family, answers=answers) == 0
+    assert family.score(drawn, answers, Resampling()).results == {}
 
 
 def test_vqa_counts_annotators_when_there_are_several(world):
     row = tiny.rows_of("vqa_coco_2017", found=world.validation[:1], skill=1.0)[0]
     row = dataclasses.replace(row, targets=("red", "red", *["dark red"] * 8))
-    scores = score_answers(family_of(row.task), rows=[row], answers=["Red"])
+    scores = family_of(row.task).score([row], ["Red"], Resampling(resamples=20))
     assert scores.per_example["exact_match"][0] == 1
     assert scores.per_example["score"][0] == pytest.approx(2 / 3)
 
@@ -104,11 +120,16 @@ def test_vqa_counts_annotators_when_there_are_several(world):
 def test_rows_without_what_they_are_scored_against_are_named(world):
     row = tiny.rows_of("refcoco_unc", found=world.validation[:1], skill=1.0)[0]
     with pytest.raises(PredictionsError, match="true_box"):
-        score_answers(family_of(row.task), rows=[dataclasses.replace(row, true_box=None)], answers=[None])
+        family_of(row.task).score([dataclasses.replace(row, true_box=None)], [None], Resampling())
 
 
 def test_two_tasks_of_one_family_keep_apart():
     prefixes = key_prefixes(["refcoco_unc", "refcocog_google", "vqa_coco_2017"])
     assert prefixes == {"refcoco_unc": "refexp", "refcocog_google": "refcocog_google", "vqa_coco_2017": "vqa"}
-    with pytest.raises(StageError, match="vqa_coco_2017"):
+    with pytest.raises(StageError, match="no task 'vqa'"):
         family_of("vqa")
+
+
+@pytest.mark.parametrize("task", all_tasks())
+def test_every_task_names_a_way_of_scoring(task):
+    assert family_of(task) is FAMILIES[all_tasks()[task].score]

@@ -15,6 +15,10 @@ def test_cells_fit_the_headings(scored):
         assert len(row.cells()) == len(HEADINGS)
     row = MetricRow("vqa/score", 0.81234, 0.7, 0.9, 0.25, 60)
     assert row.cells() == ("vqa/score", "0.812", "0.700 .. 0.900", "0.250", "60")
+    assert row.above_baseline
+    row = MetricRow("depth/rmse", 0.8, 0.7, 0.9, None, 60, less_is_better=True)
+    assert row.cells()[3] == "none"
+    assert not MetricRow("wer/wer", 0.8, 0.7, 0.9, 0.85, 60, less_is_better=True).above_baseline
 
 
 def test_a_folder_without_metrics_is_named(tmp_path):

@@ -199,6 +199,22 @@ def write_predictions(
     return artifact(folder, kind="predictions", name="digits/predict")
 
 
+def tokenizer(folder: Path) -> Artifact:
+    """A small SentencePiece model as the tokenizer stage publishes it."""
+    import sentencepiece
+
+    out = io.BytesIO()
+    lines = ["how many digits are there?", "a red digit and a blue digit", "what is the white yellow green one"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=out, vocab_size=320, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1, hard_vocab_limit=False,
+        minloglevel=2,
+    )  # fmt: skip
+    folder.mkdir()
+    (folder / "tokenizer.model").write_bytes(out.getvalue())
+    return artifact(folder, kind="tokenizer", name="digits/tokenizer")
+
+
 def write_checkpoint(folder: Path, *, steps: int = 600) -> Artifact:
     """A checkpoint folder as far as the report reads it."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from uio2.tasks.metrics.depth import depth_results
 from uio2.tasks.metrics.exact_match import classification_results, exact_match_results
 from uio2.tasks.metrics.grit import keypoint_results, localization_results, segmentation_results
 from uio2.tasks.metrics.normals import NormalMap, normal_results
+from uio2.tasks.metrics.responses import response_results
 from uio2.tasks.metrics.result import MetricError, Resampling
 from uio2.tasks.metrics.speech import speech_results, spoken_words
 from uio2.tasks.metrics.tagging import average_precision, tagging_results
@@ -28,7 +29,7 @@ def values(results):
 
 
 def test_importing_the_metrics_imports_nothing_heavy():
-    modules = "boxes captions coco_ap depth exact_match grit normals ranked_matches speech tagging vqa"
+    modules = "boxes captions coco_ap depth exact_match grit normals ranked_matches responses speech tagging vqa"
     code = (
         f"import sys\nfor name in {modules!r}.split(): __import__('uio2.tasks.metrics.' + name)\n"
         "print([m for m in ('tensorflow', 'jax', 'pycocotools', 'scipy', 'sklearn') if m in sys.modules])"
@@ -196,6 +197,15 @@ def test_word_errors_of_the_set():
     assert spoken_words("\u201cIt's\u201d -- 'tis 3.5!") == ["it's", "tis", "3", "5"]
     with pytest.raises(ValueError, match="no reference holds a word"):
         speech_results({1: "a"}, references={1: "..."})
+
+
+def test_responses_are_compared_word_by_word():
+    references = {1: ["The cat sat."], 2: ["a red cat", "Ein Mädchen"], 3: ["..."], 4: ["x"]}
+    results = response_results({1: " the cat sat.", 2: "mädchen", 3: "!", 4: ""}, references=references, resampling=FEW)
+    assert results["exact_match"].scores.tolist() == [1, 0, 0, 0]
+    np.testing.assert_allclose(results["rouge_l"].scores, [1, 2 / 3, 1, 0])
+    with pytest.raises(MetricError, match="'a': has no references"):
+        response_results({"a": ""}, references={"a": []})
 
 
 def test_average_precision_by_hand():

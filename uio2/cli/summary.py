@@ -66,7 +66,8 @@ def _metric_table(metrics: dict[str, dict[str, Any]]) -> Any:
         table.add_column(heading, justify="right")
     for key, row in metrics.items():
         interval = f"{_number(row['low'])} .. {_number(row['high'])}" if row["low"] is not None else ""
-        table.add_row(key, _number(row["value"]), interval, _number(row["baseline"]), str(row["n"] or ""))
+        baseline = "none" if row["baseline"] is None else _number(row["baseline"])
+        table.add_row(key, _number(row["value"]), interval, baseline, str(row["n"] or ""))
     return table
 
 

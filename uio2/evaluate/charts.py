@@ -50,18 +50,24 @@ class LineChart:
 
 @dataclasses.dataclass(frozen=True)
 class Whisker:
-    """One metric on a 0..100 scale: interval, value and baseline."""
+    """One metric on a 0..100 scale: interval, value and baseline, None where there is none."""
 
     low: float
     high: float
     value: float
-    baseline: float
+    baseline: float | None
 
 
-def whisker(*, value: float, low: float, high: float, baseline: float) -> Whisker:
-    """Shares are drawn on 0..1; a figure that exceeds 1 (CIDEr) on 0..10."""
-    top = 1.0 if max(value, high, baseline) <= 1 else 10.0
-    return Whisker(*(round(100 * min(max(v, 0.0), top) / top, 2) for v in (low, high, value, baseline)))
+def whisker(*, value: float, low: float, high: float, baseline: float | None) -> Whisker:
+    """Shares are drawn on 0..1, a figure that exceeds 1 (CIDEr, metres) on 0..10, one that exceeds 10 (degrees) on
+    0..100."""
+    most = max(value, high, baseline or 0.0)
+    top = next((top for top in (1.0, 10.0) if most <= top), 100.0)
+
+    def placed(v: float) -> float:
+        return round(100 * min(max(v, 0.0), top) / top, 2)
+
+    return Whisker(placed(low), placed(high), placed(value), None if baseline is None else placed(baseline))
 
 
 def read_history(path: Path) -> dict[str, list[tuple[float, float]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uio2.pipeline.artifact import Artifact
@@ -11,15 +12,28 @@ from uio2.pipeline.stage import StageError
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+    from uio2.tasks.datasets import StoredDataset
+
+
+def stored_dataset(inputs: Mapping[str, Artifact], *, name: str, why: str) -> StoredDataset:
+    """The dataset given as input `name`, as tasks read it; StageError naming the input if there is none."""
+    from uio2.tasks.datasets import StoredDataset
+
+    return StoredDataset(_directory(inputs, name=name, why=why))
+
 
 def open_dataset(inputs: Mapping[str, Artifact], *, name: str, why: str) -> tfds.core.DatasetBuilder:
     """The TFDS builder of the dataset given as input `name`; StageError naming the input if there is none."""
     import tensorflow_datasets as tfds
 
+    return tfds.builder_from_directory(str(_directory(inputs, name=name, why=why)))
+
+
+def _directory(inputs: Mapping[str, Artifact], *, name: str, why: str) -> Path:
     if name not in inputs:
         raise StageError(f"input {name!r} is missing; {why} needs the dataset (given: {', '.join(sorted(inputs))})")
     artifact = inputs[name]
-    return tfds.builder_from_directory(str(artifact.path / artifact.stats.get("tfds_dir", "")))
+    return artifact.path / artifact.stats.get("tfds_dir", "")
 
 
 def examples(

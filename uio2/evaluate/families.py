@@ -1,61 +1,160 @@
-"""Which tasks are scored alike: a task's family fixes its metrics and the baseline a model must beat.
+"""Ways of scoring: what `Task.score` can be, and what follows from it.
 
-Metric keys are `<family>/<metric>`. Where a run has several tasks of one family (RefCOCO and RefCOCO+), the first
-keeps the plain keys and the others are `<task>/<metric>`.
+A task's own file names its way; here stands what each is: how an answer is read, which figures it gives, what a model
+must beat, and how pictures are drawn. Metric keys are `<way>/<metric>`. Where a run has several tasks of one way
+(RefCOCO and RefCOCO+), the first keeps the plain keys and the others are `<task>/<metric>`. A new way is a row of
+`FAMILIES`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from uio2.evaluate import answers as read
+from uio2.evaluate import scoring, scoring_places
+from uio2.evaluate.answers import Answer
+from uio2.evaluate.predictions import TaskPredictions
 from uio2.pipeline.stage import StageError
+from uio2.tasks.families import TaskError, find_task
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """A way of scoring.
 
     Attributes:
       name: prefix of the metric keys.
       title: heading in reports.
-      metrics: metric names, the one that tells right from wrong first.
+      metrics: metric names, the one that tells right from wrong first; empty where there is no figure yet.
+      errors: those of which less is better.
+      read: the answers of a task's rows.
+      score: answers to figures.
+      learned: what the baseline learns from the training split: `answer`, the most frequent one; `box`, the mean box
+        of the objects; empty for ways without a baseline: no constant answers them sensibly, or finding the best would
+        take reading every training picture.
       baseline: what the baseline always answers, in words.
+      ranking: score per example that orders answers from best to worst; empty where an example has none.
       max_length: decoding steps that suffice for an answer, end marker included; 0 leaves it to the spec.
+      drawing: settings of generation, of answers that are pictures or sound; what is not named is as generation has it.
     """
 
     name: str
     title: str
     metrics: tuple[str, ...]
-    baseline: str
+    read: Callable[[TaskPredictions], list[Answer]]
+    score: scoring.Score
+    errors: tuple[str, ...] = ()
+    learned: str = ""
+    baseline: str = ""
+    ranking: str = ""
     max_length: int = 0
+    drawing: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
-CAPTION = Family("caption", "Captions", ("exact_match", "cider", "rouge_l", "bleu_4"), "most frequent training caption")
-VQA = Family("vqa", "Questions", ("exact_match", "score"), "most frequent training answer")
+_ANSWER, _BOX = "answer", "box"
+_MOST_FREQUENT = "most frequent training answer"
+_MEAN_BOX = "mean box of the training objects"
+_COCO = ("ap", "ap50", "ap75")
+# As the published models draw maps: cooler than pictures of the imagination, and without guidance.
+_MAP = {"temperature": 0.9, "top_p": 0.9, "guidance": 0.0}
+
+CAPTION = Family(
+    name="caption", title="Captions", metrics=("exact_match", "cider", "rouge_l", "bleu_4"), read=read.text_answers,
+    score=scoring.score_captions, learned=_ANSWER, baseline="most frequent training caption", ranking="cider",
+)  # fmt: skip
+VQA = Family(
+    name="vqa", title="Questions", metrics=("exact_match", "score"), read=read.text_answers, score=scoring.score_vqa,
+    learned=_ANSWER, baseline=_MOST_FREQUENT, ranking="score",
+)  # fmt: skip
 BOX_CLASSIFICATION = Family(
-    "box_classification", "Box classification", ("exact_match",), "most frequent class of the training objects"
-)
-# Four location tokens and the end marker.
-REFEXP = Family("refexp", "Referring expressions", ("acc", "iou"), "mean box of the training objects", max_length=5)
+    name="box_classification", title="Box classification", metrics=("exact_match",), read=read.text_answers,
+    score=scoring.score_exact_match, learned=_ANSWER, baseline="most frequent class of the training objects",
+    ranking="exact_match",
+)  # fmt: skip
+REFEXP = Family(
+    name="refexp", title="Referring expressions", metrics=("acc", "iou"), read=read.box_answers,
+    score=scoring.score_box, learned=_BOX, baseline=_MEAN_BOX, ranking="iou",
+    max_length=5,  # four location tokens and the end marker
+)  # fmt: skip
+LOCALIZATION = Family(
+    name="localization", title="Localisation", metrics=("grit",), read=read.boxes_answers,
+    score=scoring_places.score_localization, learned=_BOX, baseline=_MEAN_BOX, ranking="grit",
+)  # fmt: skip
+DETECTION = Family(
+    name="detection", title="Object detection", metrics=_COCO, read=read.labelled_answers,
+    score=scoring_places.score_detection, ranking="grit",
+)  # fmt: skip
 
-FAMILIES = (VQA, BOX_CLASSIFICATION, REFEXP, CAPTION)
-
-_TASKS = {
-    "image_caption_coco_2017": CAPTION,
-    "vqa_coco_2017": VQA,
-    "box_classification_coco_2017": BOX_CLASSIFICATION,
-    "refcoco_unc": REFEXP,
-    "refcoco_plus_unc": REFEXP,
-    "refcocog_google": REFEXP,
-}
+FAMILIES = {
+    family.name: family
+    for family in (
+        VQA,
+        BOX_CLASSIFICATION,
+        REFEXP,
+        CAPTION,
+        LOCALIZATION,
+        DETECTION,
+        Family(
+            name="exact_match", title="Answers", metrics=("exact_match",), read=read.text_answers,
+            score=scoring.score_exact_match, learned=_ANSWER, baseline=_MOST_FREQUENT, ranking="exact_match",
+        ),
+        Family(
+            name="classification", title="Classes", metrics=("accuracy", "balanced_accuracy"), read=read.text_answers,
+            score=scoring.score_classes, learned=_ANSWER, baseline="most frequent training class", ranking="accuracy",
+        ),
+        Family(
+            name="text", title="Responses", metrics=("exact_match", "rouge_l"), read=read.text_answers,
+            score=scoring.score_responses, ranking="rouge_l",
+        ),
+        Family(
+            name="wer", title="Speech", metrics=("wer",), errors=("wer",), read=read.text_answers,
+            score=scoring.score_speech, ranking="wer",
+        ),
+        Family(
+            name="audio_tagging", title="Sound tags", metrics=("map",), read=read.text_answers,
+            score=scoring.score_tags, learned=_ANSWER, baseline="most frequent training tags", ranking="overlap",
+        ),
+        Family(
+            name="keypoints", title="Keypoints", metrics=("grit", *_COCO), read=read.keypoint_answers,
+            score=scoring_places.score_keypoints, ranking="similarity",
+        ),
+        Family(
+            name="segmentation", title="Segmentation", metrics=("grit", "mask"), read=read.painted_answers,
+            score=scoring_places.score_masks, ranking="mask", drawing=_MAP | {"top_p": 0.95},
+        ),
+        Family(
+            name="depth", title="Depth", metrics=("abs_rel", "rmse", "rmse_pixels"),
+            errors=("abs_rel", "rmse", "rmse_pixels"), read=read.painted_answers, score=scoring_places.score_depth,
+            ranking="abs_rel", drawing=_MAP,
+        ),
+        Family(
+            name="normals", title="Surface normals", metrics=("within_11", "within_22", "within_30", "mean_angle"),
+            errors=("mean_angle",), read=read.painted_answers, score=scoring_places.score_normals,
+            ranking="within_11", drawing=_MAP,
+        ),
+        Family(
+            name="image", title="Pictures", metrics=(), read=read.plain_answers, score=scoring.score_nothing,
+            drawing={"temperature": 1.0, "top_p": 0.9, "guidance": 10.0},
+        ),
+        Family(name="", title="Not scored", metrics=(), read=read.plain_answers, score=scoring.score_nothing),
+    )
+}  # fmt: skip
 
 
 def family_of(task: str) -> Family:
-    """The family of a task; StageError naming the known tasks if it has none."""
-    if task not in _TASKS:
-        raise StageError(f"task {task!r} has no way of scoring; known tasks: {', '.join(sorted(_TASKS))}")
-    return _TASKS[task]
+    """The way of scoring of a task.
+
+    Raises:
+      StageError: no such task, or its `score` is no way of scoring.
+    """
+    try:
+        score = find_task(task).score
+    except TaskError as error:
+        raise StageError(f"cannot score: {error}") from error
+    if score not in FAMILIES:
+        raise StageError(f"task {task!r}: score is {score!r}; expected one of {', '.join(filter(None, FAMILIES))}")
+    return FAMILIES[score]
 
 
 def key_prefixes(tasks: Sequence[str]) -> dict[str, str]:

@@ -45,30 +45,30 @@ def picture_of(encoded: bytes, *, max_side: int) -> Picture:
 
 
 def load_pictures(
-    inputs: Mapping[str, Artifact], *, wanted: Mapping[str, Collection[int]], max_side: int
-) -> dict[int, Picture]:
-    """Pictures by image id.
+    inputs: Mapping[str, Artifact], *, wanted: Mapping[str, Mapping[str, Collection[int]]], max_side: int
+) -> dict[tuple[str, int], Picture]:
+    """Pictures by dataset and image id.
 
     Args:
-      inputs: `coco`, and `refcoco` if given, are searched in this order.
-      wanted: image ids by split.
+      inputs: datasets by name; one that is not given has no pictures.
+      wanted: dataset -> split -> image ids.
       max_side: see `picture_of`.
 
-    An id that no dataset holds is left out: the images of RefCOCO need not be in the COCO split.
+    An id that its dataset does not hold is left out.
     """
-    found: dict[int, Picture] = {}
-    for name in ("coco", "refcoco"):
+    found: dict[tuple[str, int], Picture] = {}
+    for name, splits in sorted(wanted.items()):
         if name not in inputs:
             continue
         builder = open_dataset(inputs, name=name, why="the report's pictures")
-        for split, ids in sorted(wanted.items()):
-            missing = set(ids) - found.keys()
-            if not missing or split not in builder.info.splits:
+        for split, ids in sorted(splits.items()):
+            missing = set(ids)
+            if "image" not in builder.info.features or split not in builder.info.splits:
                 continue
             for example in examples(builder, split=split, features={"image": True, "image/id": True}):
                 image_id = int(example["image/id"])
                 if image_id in missing:
-                    found[image_id] = picture_of(example["image"], max_side=max_side)
+                    found[name, image_id] = picture_of(example["image"], max_side=max_side)
                     missing.discard(image_id)
                     if not missing:
                         break

@@ -1,15 +1,15 @@
 """The predict stage: the only part of evaluation that runs the model.
 
 Examples come in stored order in batches of one shape, so each length is compiled once. A shard holds whole batches:
-wherever a killed run resumes, every example is decoded beside the same neighbours and the files are the same.
-Finished shards wait in the stage's scratch; they are copied out together at the end.
+wherever a killed run resumes, every example is decoded beside the same neighbours and the files are the same. Pictures
+and spectrograms are written before the shard that names them. Finished shards wait in the stage's scratch; they are
+copied out together at the end.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uio2.evaluate import truth
+from uio2.evaluate.decoding import DRAW, GREEDY, OPTIONS, Decoded, decode
 from uio2.evaluate.families import family_of
+from uio2.evaluate.media import SUFFIXES, write_media
 from uio2.evaluate.predictions import (
     Header,
     Prediction,
     PredictionsError,
     read_shard,
     shard_name,
+    shard_stem,
     write_index,
     write_shard,
 )
@@ -31,12 +35,11 @@ from uio2.evaluate.specs import PredictSpec
 from uio2.pipeline.stage import StageContext, StageError
 
 if TYPE_CHECKING:
-    from uio2.model import UnifiedIO2
+    from uio2.model import ModelConfig, UnifiedIO2
     from uio2.tasks.eval_feed import EvalBatch
     from uio2.tasks.mixture import Mixture
 
-EOS_ID = 1
-PREFIX = "[Text] [S] "
+TRUTH = "truth/"
 # Rounded so that the last bits of a log-probability do not decide a digest.
 LOGPROB_DECIMALS, PIXEL_DECIMALS = 5, 3
 
@@ -44,7 +47,7 @@ LOGPROB_DECIMALS, PIXEL_DECIMALS = 5, 3
 def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
     """Predicts with the input `checkpoint` on the tasks of the input `mixture`.
 
-    Other inputs: `tokenizer`, and the datasets `coco` and `refcoco` as far as the mixture needs them.
+    Other inputs: `tokenizer`, and the datasets that the mixture's tasks read, by their names.
     """
     from uio2.model.checkpoint import native
     from uio2.tasks.eval_feed import count_eval_examples
@@ -57,7 +60,7 @@ def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
         raise StageError(f"PredictSpec.tasks {list(spec.tasks)} share nothing with the mixture's {mixture.tasks}")
     plans = [
         _Plan.of(
-            spec, context, model=model, mixture=mixture, task=task,
+            spec, context, config=model.config, mixture=mixture, task=task,
             rows=count_eval_examples(mixture, task=task, split=spec.split, limit=spec.max_examples or None),
         )
         for task in tasks
@@ -77,6 +80,21 @@ def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
     }
 
 
+def decoding_of(spec: PredictSpec, *, config: ModelConfig, mixture: Mixture, task: str) -> dict[str, Any]:
+    """How a task's answers are decoded, as a header says it."""
+    family, makes = family_of(task), mixture.task(task).makes
+    if mixture.task(task).has_choices:
+        return {"method": OPTIONS}
+    if makes == "text":
+        longest = min(family.max_length or spec.max_length, config.decoder_max_text_length)
+        return {"method": GREEDY, "max_length": longest}
+    from uio2.model.generate import GenerateSettings
+
+    settings = GenerateSettings.for_modality(makes, seed=spec.seed, **family.drawing)
+    names = ("seed", "temperature", "top_p", "guidance")
+    return {"method": DRAW, "modality": makes} | {name: getattr(settings, name) for name in names}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Plan:
     """One task's files: which shards there are, and what each header says."""
@@ -87,14 +105,12 @@ class _Plan:
     batch_size: int
     header: Header
     work: Path
-    question: re.Pattern[str] | None
 
     @classmethod
     def of(
-        cls, spec: PredictSpec, context: StageContext, *, model: UnifiedIO2, mixture: Mixture, task: str, rows: int
+        cls, spec: PredictSpec, context: StageContext, *, config: ModelConfig, mixture: Mixture, task: str, rows: int
     ) -> _Plan:
         per_shard = math.ceil(spec.shard_size / spec.batch_size) * spec.batch_size
-        longest = min(family_of(task).max_length or spec.max_length, model.config.decoder_max_text_length)
         header = Header(
             task=task,
             split=spec.split,
@@ -102,13 +118,12 @@ class _Plan:
             num_shards=math.ceil(rows / per_shard),
             rows=0,
             first_index=0,
-            decoding={"method": "greedy", "max_length": longest},
+            decoding=decoding_of(spec, config=config, mixture=mixture, task=task),
             checkpoint=context.inputs["checkpoint"].digest,
             tokenizer=context.inputs["tokenizer"].digest,
             input_size=mixture.recipe.image_size,
         )
-        question = question_pattern(mixture.task(task).prompts)
-        return cls(task, rows, per_shard, spec.batch_size, header, context.work, question)
+        return cls(task, rows, per_shard, spec.batch_size, header, context.work)
 
     @property
     def num_shards(self) -> int:
@@ -136,7 +151,7 @@ class _Plan:
                 if batch is None:
                     raise StageError(f"task {self.task!r}: the data ends at example {header.first_index + len(rows)} "
                                      f"of {self.rows}; build the dataset and register the mixture again")  # fmt: skip
-                made = self._predict(model, mixture, batch, first_index=header.first_index + len(rows))
+                made = self._predict(model, mixture, batch, header=header, first_index=header.first_index + len(rows))
                 rows += made
                 yield len(made)
             write_shard(self.work, header=header, rows=rows)
@@ -146,12 +161,18 @@ class _Plan:
         """Copies the finished shards to the output."""
         (out / self.task).mkdir(parents=True, exist_ok=True)
         for shard in range(self.num_shards):
-            name = shard_name(shard, self.num_shards)
+            name, media = shard_name(shard, self.num_shards), shard_stem(shard, self.num_shards)
             shutil.copyfile(self.work / self.task / name, out / self.task / name)
+            if (self.work / self.task / media).is_dir():
+                shutil.copytree(
+                    self.work / self.task / media, out / self.task / media, ignore=shutil.ignore_patterns("*.tmp")
+                )
 
     def truncated(self) -> int:
-        """Answers that were cut: as many tokens as decoding allows, and no end marker among them."""
-        longest = self.header.decoding["max_length"]
+        """Texts that were cut: as many tokens as decoding allows, and no end marker among them."""
+        longest = self.header.decoding.get("max_length")
+        if longest is None:
+            return 0
         paths = (self._path(shard) for shard in range(self.num_shards))
         return sum(len(row.tokens) >= longest for path in paths for row in read_shard(path)[1])
 
@@ -168,63 +189,59 @@ class _Plan:
         if not self._path(shard).exists():
             return False
         try:
-            return read_shard(self._path(shard))[0] == self._header(shard)
+            header, rows = read_shard(self._path(shard))
         except PredictionsError:  # damaged scratch costs only the decoding
             return False
+        files = (self.work / self.task / row.media for row in rows if row.media)
+        return header == self._header(shard) and all(path.exists() for path in files)
 
-    def _predict(self, model: UnifiedIO2, mixture: Mixture, batch: EvalBatch, *, first_index: int) -> list[Prediction]:
-        from uio2.model.generate import generate
-
-        output = generate(model, batch.batch, max_length=self.header.decoding["max_length"])
-        tokens, logprobs = np.asarray(output.tokens), np.asarray(output.logprobs, np.float64)
+    def _predict(
+        self, model: UnifiedIO2, mixture: Mixture, batch: EvalBatch, *, header: Header, first_index: int
+    ) -> list[Prediction]:
+        answers = decode(
+            model, batch.batch, decoding=header.decoding, first_index=first_index, rows=len(batch.metadata)
+        )
+        rows = zip(batch.metadata, answers, strict=True)
         return [
-            self._row(
-                about, index=first_index + i, ids=up_to_end(tokens[i].tolist()), logprob=float(logprobs[i].sum()),
-                mixture=mixture,
-            )
-            for i, about in enumerate(batch.metadata)
-        ]  # fmt: skip
+            self._row(about, answer, index=first_index + i, header=header, mixture=mixture)
+            for i, (about, answer) in enumerate(rows)
+        ]
 
     def _row(
-        self, about: Mapping[str, Any], *, index: int, ids: Sequence[int], logprob: float, mixture: Mixture
+        self, about: Mapping[str, Any], answer: Decoded, *, index: int, header: Header, mixture: Mixture
     ) -> Prediction:
         box = about["box"]
-        asked = self.question.fullmatch(about["prompt"].removeprefix(PREFIX)) if self.question else None
+        media = None if answer.media is None else self._write(answer.media, index=index, header=header)
         return Prediction(
             example_id=about["example_id"],
             index=index,
             task=self.task,
             prompt=about["prompt"],
-            text=mixture.vocabulary.decode(list(ids)),
-            tokens=tuple(ids),
-            logprob=round(logprob, LOGPROB_DECIMALS),
+            text="" if media else mixture.vocabulary.decode(answer.tokens),
+            tokens=tuple(answer.tokens),
+            logprob=round(answer.logprob, LOGPROB_DECIMALS),
             targets=tuple(about["all_targets"]),
             image_id=int(about["image_id"]),
             image_info=tuple(float(v) for v in about["image_info"]),
             true_box=None if box is None else _pixels(box),
-            question=asked.group(1) if asked else "",
+            question=about["question"],
+            truth={k.removeprefix(TRUTH): truth.to_json(v) for k, v in about.items() if k.startswith(TRUTH)},
+            media=media,
         )
+
+    def _write(self, values: np.ndarray, *, index: int, header: Header) -> str:
+        """Writes the picture or spectrogram of an example; its path from the task's folder."""
+        suffix = SUFFIXES[header.decoding["modality"]]
+        name = f"{shard_stem(header.shard, header.num_shards)}/{index}{suffix}"
+        path = self.work / self.task / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_media(path, values)
+        return name
 
 
 def _pixels(box: Sequence[float]) -> tuple[float, float, float, float]:
     y1, x1, y2, x2 = (round(float(v), PIXEL_DECIMALS) for v in box)
     return y1, x1, y2, x2
-
-
-def up_to_end(ids: Sequence[int]) -> list[int]:
-    """The tokens before the end marker."""
-    return list(ids[: ids.index(EOS_ID)]) if EOS_ID in ids else list(ids)
-
-
-def question_pattern(prompts: str) -> re.Pattern[str] | None:
-    """What finds a question or expression in the evaluation prompt of a family; None where it asks nothing."""
-    from uio2.tasks.prompts import load_prompts, segments
-
-    found = segments(load_prompts(prompts).evaluation)
-    if not any(name in ("question", "expression") for _, name in found):
-        return None
-    parts = (re.escape(literal) + ("(.*)" if name else "") for literal, name in found)
-    return re.compile("".join(parts), re.DOTALL)
 
 
 def _open_mixture(context: StageContext) -> Mixture:

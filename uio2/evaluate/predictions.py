@@ -1,11 +1,12 @@
-"""Prediction files, format version 1: what a model said about each example, readable without the model.
+"""Prediction files, format version 2: what a model said about each example, readable without the model.
 
     predictions.json                              {"format", "version", "tasks": {task: {"rows", "shards"}}}
     <task>/predictions-00000-of-00003.jsonl       line 1 the header, then one row per example
+    <task>/predictions-00000-of-00003/12.png      the picture (or .npz, the spectrogram) of the example of index 12
 
-Header: `format` = "uio2-predictions", `version` = 1, `task`, `split`, `shard`, `num_shards`, `rows`, `first_index`,
-`decoding` {"method", "max_length"}, `checkpoint` and `tokenizer` (artifact digests), `input_size` [height, width] of
-the model's canvas in pixels.
+Header: `format` = "uio2-predictions", `version` = 2, `task`, `split`, `shard`, `num_shards`, `rows`, `first_index`,
+`decoding` {"method", ...} as in `uio2.evaluate.decoding`, `checkpoint` and `tokenizer` (artifact digests), `input_size`
+[height, width] of the model's canvas in pixels.
 
 Row:
 
@@ -23,6 +24,10 @@ Row:
 | image_info | the 11 numbers that place the source image on the canvas (`uio2.tasks.locations.undo_box`) |
 | true_box | `[y1, x1, y2, x2]` in source pixels, or null: the answer (referring expression) or question (box class) |
 | question | what was asked in the dataset's own words: a question, an expression; empty where there is none |
+| truth | object: what else the answer is scored against (`uio2.evaluate.truth`) |
+| media | path, from the task's folder, of the picture or spectrogram that is the answer; null where it is a text |
+
+Version 1 had neither `truth` nor `media`; its files are read as if both were empty.
 
 A reader accepts a set only if it holds exactly one row per example. Shards appear by rename, `predictions.json` last.
 """
@@ -39,7 +44,8 @@ from typing import Any
 from uio2.pipeline.atomic import write_text
 
 FORMAT = "uio2-predictions"
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 INDEX = "predictions.json"
 
 
@@ -63,10 +69,13 @@ class Prediction:
     image_info: tuple[float, ...]
     true_box: tuple[float, float, float, float] | None = None
     question: str = ""
+    truth: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    media: str | None = None
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Prediction:
-        """A row of a file; KeyError or TypeError if it is none."""
+    def from_json(cls, row: Mapping[str, Any], *, version: int) -> Prediction:
+        """A row of a file of this format version; KeyError or TypeError if it is none."""
+        row = {"truth": {}, "media": None, **row} if version == 1 else row
         fields = {f.name: row[f.name] for f in dataclasses.fields(cls)}
         for name in ("tokens", "targets", "image_info", "true_box"):
             fields[name] = None if fields[name] is None else tuple(fields[name])
@@ -91,10 +100,10 @@ class Header:
     @classmethod
     def from_json(cls, line: Mapping[str, Any], *, path: Path) -> Header:
         """The header in a parsed first line; PredictionsError if it is of another format or version."""
-        if line.get("format") != FORMAT or line.get("version") != VERSION:
+        if line.get("format") != FORMAT or line.get("version") not in READABLE:
             raise PredictionsError(
                 f"{path}: format {line.get('format')!r} version {line.get('version')!r}; this program reads "
-                f"{FORMAT!r} version {VERSION}. Run `uio2 predict` again"
+                f"{FORMAT!r} version 1 and {VERSION}. Run `uio2 predict` again"
             )
         fields = {f.name: line[f.name] for f in dataclasses.fields(cls)}
         return cls(**{**fields, "input_size": tuple(fields["input_size"])})
@@ -102,15 +111,21 @@ class Header:
 
 @dataclasses.dataclass(frozen=True)
 class TaskPredictions:
-    """All rows of one task in evaluation order, and the header of its first shard."""
+    """All rows of one task in evaluation order, the header of its first shard, and the folder of its media."""
 
     header: Header
     rows: tuple[Prediction, ...]
+    folder: Path
 
 
 def shard_name(shard: int, num_shards: int) -> str:
     """File name of a shard."""
-    return f"predictions-{shard:05d}-of-{num_shards:05d}.jsonl"
+    return f"{shard_stem(shard, num_shards)}.jsonl"
+
+
+def shard_stem(shard: int, num_shards: int) -> str:
+    """The same without its ending: the folder of the shard's media."""
+    return f"predictions-{shard:05d}-of-{num_shards:05d}"
 
 
 def write_shard(folder: Path, *, header: Header, rows: Sequence[Prediction]) -> Path:
@@ -143,7 +158,8 @@ def read_shard(path: Path) -> tuple[Header, list[Prediction]]:
                 number += 1
                 parsed.append(json.loads(line))
         header = Header.from_json(parsed[0], path=path)
-        rows = [Prediction.from_json(row) for row in parsed[1:]]
+        version = parsed[0]["version"]
+        rows = [Prediction.from_json(row, version=version) for row in parsed[1:]]
     except FileNotFoundError as error:
         raise PredictionsError(f"{path} is missing") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -157,8 +173,11 @@ def read_index(folder: Path) -> dict[str, dict[str, int]]:
     """`{task: {"rows", "shards"}}` of a set of predictions, in the order of their names."""
     try:
         index = json.loads((folder / INDEX).read_text())
-        if index["format"] != FORMAT or index["version"] != VERSION:
-            raise PredictionsError(f"{folder / INDEX} is version {index['version']!r}, this program reads {VERSION}")
+        if index["format"] != FORMAT or index["version"] not in READABLE:
+            raise PredictionsError(
+                f"{folder / INDEX} is version {index['version']!r}, this program reads 1 and {VERSION}. Run "
+                "`uio2 predict` again"
+            )
         return {task: index["tasks"][task] for task in sorted(index["tasks"])}
     except FileNotFoundError as error:
         raise PredictionsError(f"{folder / INDEX} is missing; give the folder that `uio2 predict` wrote") from error
@@ -180,7 +199,7 @@ def read_task(folder: Path, *, task: str) -> TaskPredictions:
         headers.append(header)
         rows += found
     _check_rows(rows, expected=expected["rows"], task=task)
-    return TaskPredictions(headers[0], tuple(rows))
+    return TaskPredictions(headers[0], tuple(rows), folder / task)
 
 
 def read_all(folder: Path) -> Iterator[TaskPredictions]:

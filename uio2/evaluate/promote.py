@@ -27,11 +27,11 @@ class Check:
     """One condition with its evidence.
 
     Attributes:
-      kind: `min_value`, `min_margin` or `max_fall`.
+      kind: `min_value`, `max_value`, `min_margin` or `max_fall`.
       metric: the key asked about.
       wanted: the number of the spec.
       found: what was measured for it; None if the metric was not measured.
-      passed: found >= wanted (or, for a fall, found <= wanted).
+      passed: found >= wanted (or, for a fall and `max_value`, found <= wanted).
       reason: one sentence.
     """
 
@@ -49,7 +49,7 @@ def run(spec: PromoteSpec, context: StageContext) -> Mapping[str, Any]:
     champion = context.inputs.get("champion")
     checks = decide(spec, rows=rows, champion=read_rows(champion.path) if champion else None)
     promoted = all(check.passed for check in checks)
-    metrics = {row.key: {k: v for k, v in dataclasses.asdict(row).items() if k != "key"} for row in rows}
+    metrics = {row.key: _figure(row) for row in rows}
     checkpoint = context.inputs["train"]
     decision = {
         "version": VERSION,
@@ -74,16 +74,11 @@ def run(spec: PromoteSpec, context: StageContext) -> Mapping[str, Any]:
 
 
 def decide(spec: PromoteSpec, *, rows: list[MetricRow], champion: list[MetricRow] | None) -> list[Check]:
-    """Every condition of the spec, in a fixed order; a metric that was not measured fails its condition."""
+    """Every condition of the spec, in a fixed order; what was not measured, or has no baseline, fails its condition."""
     measured = {row.key: row for row in rows}
-    checks = []
-    for metric, wanted in sorted(spec.min_value.items()):
-        found = measured[metric].value if metric in measured else None
-        checks.append(_at_least("min_value", metric, wanted, found, "the value"))
-    for metric, wanted in sorted(spec.min_margin.items()):
-        row = measured.get(metric)
-        found = None if row is None else round(row.low - row.baseline, 6)
-        checks.append(_at_least("min_margin", metric, wanted, found, "the interval's lower end above the baseline"))
+    checks = [_value("min_value", measured.get(metric), metric, w) for metric, w in sorted(spec.min_value.items())]
+    checks += [_value("max_value", measured.get(metric), metric, w) for metric, w in sorted(spec.max_value.items())]
+    checks += [_margin(measured.get(metric), metric, w) for metric, w in sorted(spec.min_margin.items())]
     reigning = {row.key: row for row in champion or ()}
     for metric, wanted in sorted(spec.max_fall.items()):
         if metric in reigning:
@@ -91,9 +86,26 @@ def decide(spec: PromoteSpec, *, rows: list[MetricRow], champion: list[MetricRow
     return checks
 
 
-def _at_least(kind: str, metric: str, wanted: float, found: float | None, what: str) -> Check:
-    if found is None:
+def _value(kind: str, row: MetricRow | None, metric: str, wanted: float) -> Check:
+    if row is None:
         return Check(kind, metric, wanted, None, False, f"{metric} was not measured")
+    if kind == "min_value":
+        return _at_least(kind, metric, wanted, row.value, "the value")
+    passed = row.value <= wanted
+    reason = f"{metric}: the value is {row.value:.3f}, {'at most' if passed else 'above'} {wanted:.3f}"
+    return Check(kind, metric, wanted, row.value, passed, reason)
+
+
+def _margin(row: MetricRow | None, metric: str, wanted: float) -> Check:
+    if row is None:
+        return Check("min_margin", metric, wanted, None, False, f"{metric} was not measured")
+    if row.margin is None:
+        return Check("min_margin", metric, wanted, None, False, f"{metric} has no baseline to stand above")
+    side = "upper end below" if row.less_is_better else "lower end above"
+    return _at_least("min_margin", metric, wanted, round(row.margin, 6), f"the interval's {side} the baseline")
+
+
+def _at_least(kind: str, metric: str, wanted: float, found: float, what: str) -> Check:
     passed = found >= wanted
     reason = f"{metric}: {what} is {found:.3f}, {'at least' if passed else 'below'} {wanted:.3f}"
     return Check(kind, metric, wanted, found, passed, reason)
@@ -102,11 +114,18 @@ def _at_least(kind: str, metric: str, wanted: float, found: float | None, what: 
 def _fall(metric: str, wanted: float, row: MetricRow | None, reigning: MetricRow) -> Check:
     if row is None:
         return Check("max_fall", metric, wanted, None, False, f"{metric} was not measured, the champion's was")
-    found = round(reigning.value - row.value, 6)
+    fall = row.value - reigning.value if row.less_is_better else reigning.value - row.value
+    found = round(fall, 6)
     passed = found <= wanted
     said = f"{row.value:.3f} after the champion's {reigning.value:.3f}"
     reason = f"{metric}: {said}, {'within' if passed else 'further than'} the allowed fall of {wanted:.3f}"
     return Check("max_fall", metric, wanted, found, passed, reason)
+
+
+def _figure(row: MetricRow) -> dict[str, Any]:
+    """As in metrics.json."""
+    left_out = {"key"} if row.less_is_better else {"key", "less_is_better"}
+    return {k: v for k, v in dataclasses.asdict(row).items() if k not in left_out}
 
 
 def _reference(artifact: Artifact) -> dict[str, str]:

@@ -15,12 +15,14 @@ from uio2.evaluate import charts, samples, tables
 from uio2.evaluate import predictions as files
 from uio2.evaluate.families import BOX_CLASSIFICATION, VQA, family_of
 from uio2.evaluate.lineage import ancestors
-from uio2.evaluate.pictures import load_pictures
+from uio2.evaluate.media import SUFFIXES
+from uio2.evaluate.pictures import Picture, load_pictures, picture_of
 from uio2.evaluate.score import PER_EXAMPLE
 from uio2.evaluate.specs import ReportSpec
 from uio2.evaluate.summary import metric_rows, read_metrics
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
+from uio2.tasks.families import find_task
 
 REPORT = "report.html"
 HISTORY = "history.jsonl"
@@ -28,19 +30,19 @@ TEMPLATE = "report.html.jinja"
 
 
 def run(spec: ReportSpec, context: StageContext) -> Mapping[str, Any]:
-    """Writes `report.html` from the inputs `score`, `predictions`, `train`, `coco` and, if given, `refcoco`."""
+    """Writes `report.html` from the inputs `score`, `predictions`, `train` and the datasets of the tasks, by name."""
     inputs = context.inputs
     metrics = read_metrics(inputs["score"].path)
     lines = _read_lines(inputs["score"].path / PER_EXAMPLE)
     sections: list[dict[str, Any]] = []
-    wanted: dict[str, set[int]] = {}
+    wanted: dict[str, dict[str, set[int]]] = {}
     for done, (task, about) in enumerate(metrics["tasks"].items()):
         context.progress(done, len(metrics["tasks"]) + 2, f"examples of {task}")
         section = _section(spec, context, task=task, about=about, lines=lines.get(task, {}))
         sections.append(section)
         chosen = section["chosen"]
         ids = {card.image_id for card in (*chosen.sample, *chosen.best, *chosen.worst)}
-        wanted.setdefault(about["split"], set()).update(ids)
+        wanted.setdefault(section["dataset"], {}).setdefault(about["split"], set()).update(ids)
     context.progress(len(sections), len(sections) + 2, "pictures")
     pictures = load_pictures(inputs, wanted=wanted, max_side=spec.max_image_side)
     curves = charts.read_history(inputs["train"].path / HISTORY) if "train" in inputs else {}
@@ -65,7 +67,8 @@ def _section(
     spec: ReportSpec, context: StageContext, *, task: str, about: Mapping[str, Any], lines: Mapping[int, Any]
 ) -> dict[str, Any]:
     """What the template needs for one task."""
-    rows = files.read_task(context.inputs["predictions"].path, task=task).rows
+    found = files.read_task(context.inputs["predictions"].path, task=task)
+    rows = found.rows
     if len(lines) != len(rows):
         raise StageError(
             f"task {task!r}: {len(rows)} predictions but {len(lines)} scored lines; give `report` the predictions that "
@@ -73,11 +76,15 @@ def _section(
         )
     family = family_of(task)
     scored = [samples.Scored(row, lines[row.index]) for row in rows]
+    chosen = samples.choose(family, scored=scored, number=spec.num_examples)
     section = {
         "task": task,
         "family": family,
         "about": about,
-        "chosen": samples.choose(family, scored=scored, number=spec.num_examples),
+        "dataset": find_task(task).dataset,
+        "pictured": any(kind.startswith("image") for kind in find_task(task).takes),
+        "chosen": chosen,
+        "painted": _painted(chosen, folder=found.folder, max_side=spec.max_image_side),
         "confusion": None,
         "slices": (),
     }
@@ -87,6 +94,13 @@ def _section(
         scores = [s.score("score") for s in scored]
         section["slices"] = tables.question_slices(rows, scores=scores, max_slices=spec.max_slices)
     return section
+
+
+def _painted(chosen: samples.Chosen, *, folder: Path, max_side: int) -> dict[str, Picture]:
+    """Answers that are pictures, by their path."""
+    cards = (*chosen.sample, *chosen.best, *chosen.worst)
+    paths = {card.media for card in cards if card.media and card.media.endswith(SUFFIXES["image"])}
+    return {path: picture_of((folder / path).read_bytes(), max_side=max_side) for path in sorted(paths)}
 
 
 def _read_lines(path: Path) -> dict[str, dict[int, Any]]:

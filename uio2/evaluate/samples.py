@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from uio2.evaluate.families import BOX_CLASSIFICATION, CAPTION, REFEXP, VQA, Family
+from uio2.evaluate.families import CAPTION, DETECTION, LOCALIZATION, REFEXP, VQA, Family
 from uio2.evaluate.predictions import Prediction
 
 MAX_REFERENCES = 3
@@ -31,13 +31,14 @@ class Card:
     Attributes:
       example_id: as in the prediction file.
       image_id: whose picture it is.
-      verdict: `right`, `wrong`, or `partly` for a score between.
+      verdict: `right`, `wrong`, `partly` for a score between; empty where no score says it.
       ask: the question, expression or class request; may be empty.
       answer: what the model said.
       truth: what was right; several lines for captions.
       figures: scores as text, for example `IoU 0.83`.
       boxes: rectangles on the picture.
       prompt: the text the model was given.
+      media: the picture that is the answer, a path from the task's folder; None where it is a text.
     """
 
     example_id: str
@@ -49,6 +50,7 @@ class Card:
     figures: tuple[str, ...]
     boxes: tuple[Box, ...]
     prompt: str
+    media: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,49 +74,49 @@ class Chosen:
     worst: tuple[Card, ...]
 
 
-# What orders examples from best to worst, finer than right or wrong where there is such a measure.
-_RANKING = {VQA.name: "score", BOX_CLASSIFICATION.name: "exact_match", REFEXP.name: "iou", CAPTION.name: "cider"}
-
-
 def choose(family: Family, *, scored: Sequence[Scored], number: int) -> Chosen:
     """An even sample of `number` examples and half as many hits and misses; ties go to the surer answer.
 
     Sureness is the mean log-probability per token: a wrong answer given with certainty is the one to learn from.
     """
     step = max(1, len(scored) // number)
-    metric = _RANKING[family.name]
+    sample = tuple(card_of(family, scored=s) for s in scored[::step][:number])
+    if not family.ranking:
+        return Chosen(sample, (), ())
 
     def sure(s: Scored) -> float:
         return s.row.logprob / max(1, len(s.row.tokens))
 
     half = max(1, number // 2)
-    hits = [s for s in scored if s.score(metric) > 0]
+    hits = [s for s in scored if _goodness(family, s) > 0 or family.ranking in family.errors]
     misses = [s for s in scored if _verdict(family, s) != "right"]
-    best = sorted(hits, key=lambda s: (-s.score(metric), -sure(s), s.row.index))[:half]
-    worst = sorted(misses, key=lambda s: (s.score(metric), -sure(s), s.row.index))[:half]
-    cards = [[card_of(family, scored=s) for s in group] for group in (scored[::step][:number], best, worst)]
-    return Chosen(*(tuple(group) for group in cards))
+    best = sorted(hits, key=lambda s: (-_goodness(family, s), -sure(s), s.row.index))[:half]
+    worst = sorted(misses, key=lambda s: (_goodness(family, s), -sure(s), s.row.index))[:half]
+    return Chosen(sample, *(tuple(card_of(family, scored=s) for s in group) for group in (best, worst)))
+
+
+def _goodness(family: Family, s: Scored) -> float:
+    """The score that examples are ordered by; more is better."""
+    score = s.score(family.ranking)
+    return -score if family.ranking in family.errors else score
 
 
 def card_of(family: Family, *, scored: Scored) -> Card:
     """The card of one example."""
     row = scored.row
-    answer, boxes, truth = row.text or "(nothing)", [], row.targets
-    if family is REFEXP:
+    answer, truth = row.text or "(nothing)", row.targets
+    boxes = _rectangles(family, scored)
+    if row.media is not None:
+        answer = ""
+    elif family is REFEXP:
         truth = ()
-        true_box = cast(Sequence[float], row.true_box)  # scoring refuses a row without
-        boxes.append(_rectangle(true_box, role="true"))
-        if scored.line["answer"] is None:
-            answer = f"no box: {answer}"
-        else:
-            boxes.append(_rectangle(scored.line["answer"], role="predicted"))
-            answer = ""
+        answer = f"no box: {answer}" if scored.line["answer"] is None else ""
+    elif family is LOCALIZATION and scored.line["answer"]:
+        answer = ""
     elif family is VQA:
         truth = (_majority(row.targets),)
     elif family is CAPTION:
         truth = row.targets[:MAX_REFERENCES]
-    elif row.true_box is not None:
-        boxes.append(_rectangle(row.true_box, role="asked"))
     return Card(
         example_id=row.example_id,
         image_id=row.image_id,
@@ -123,13 +125,30 @@ def card_of(family: Family, *, scored: Scored) -> Card:
         answer=answer,
         truth=tuple(truth),
         figures=_figures(family, scored),
-        boxes=tuple(boxes),
+        boxes=boxes,
         prompt=row.prompt,
+        media=row.media,
     )
 
 
+def _rectangles(family: Family, scored: Scored) -> tuple[Box, ...]:
+    row, answer = scored.row, scored.line["answer"]
+    if family is REFEXP:
+        true = [cast(Sequence[float], row.true_box)]  # scoring refuses a row without
+        predicted = [] if answer is None else [answer]
+    elif family is LOCALIZATION or family is DETECTION:
+        true = row.truth.get("boxes", [])
+        predicted = answer if family is LOCALIZATION else answer["boxes"]
+    else:
+        return () if row.true_box is None else (_rectangle(row.true_box, role="asked"),)
+    return tuple(_rectangle(b, role="true") for b in true) + tuple(_rectangle(b, role="predicted") for b in predicted)
+
+
 def _verdict(family: Family, scored: Scored) -> str:
-    score = scored.score(family.metrics[0])
+    if not family.ranking or family.ranking in family.errors:
+        return "right" if family.ranking and scored.score(family.ranking) == 0 else ""
+    first = family.metrics[0]
+    score = scored.score(first if first in scored.line["scores"] else family.ranking)
     if family is VQA and score < 1:
         score = scored.score("score")
     if score >= 1:
@@ -144,9 +163,11 @@ def _figures(family: Family, scored: Scored) -> tuple[str, ...]:
         return (f"IoU {scored.score('iou'):.2f}",)
     if family is CAPTION:
         return (f"CIDEr {scored.score('cider'):.2f}", f"ROUGE-L {scored.score('rouge_l'):.2f}")
-    if family is VQA and 0 < scored.score("score") < 1:
-        return (f"score {scored.score('score'):.2f}",)
-    return ()
+    if family is VQA:
+        return (f"score {scored.score('score'):.2f}",) if 0 < scored.score("score") < 1 else ()
+    if not family.ranking or family.ranking in ("exact_match", "accuracy"):
+        return ()
+    return (f"{family.ranking.replace('_', ' ')} {scored.score(family.ranking):.2f}",)
 
 
 def _majority(targets: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from uio2.tasks.specs import FIRST_TASKS
 
 @dataclasses.dataclass(frozen=True)
 class PredictSpec:
-    """What is predicted, and how it is decoded (greedily).
+    """What is predicted, and how it is decoded: texts greedily, pictures and sound drawn.
 
     Attributes:
       tasks: task names; those the mixture does not hold are left out and counted in the stats.
@@ -20,6 +20,7 @@ class PredictSpec:
       max_examples: of each task, the first this many in the order of the stored data; 0 takes all.
       max_length: longest answer in tokens, end marker included; boxes take fewer (`Family.max_length`).
       shard_size: examples of one prediction file; a killed run resumes after the last finished one.
+      seed: of the draws of pictures and sound.
     """
 
     tasks: tuple[str, ...] = FIRST_TASKS
@@ -28,10 +29,11 @@ class PredictSpec:
     max_examples: int = 0
     max_length: int = 32
     shard_size: int = 512
+    seed: int = 0
 
     def __post_init__(self) -> None:
         _positive(self, "batch_size", "max_length", "shard_size")
-        _not_negative(self, "max_examples")
+        _not_negative(self, "max_examples", "seed")
         if not self.tasks:
             raise StageError("PredictSpec.tasks is empty; expected at least one task name")
 
@@ -90,13 +92,15 @@ class PromoteSpec:
     Attributes:
       model_name: name in the model registry.
       min_value: metric key -> the figure must be at least this.
-      min_margin: metric key -> the lower end of the interval must exceed the baseline by at least this.
+      max_value: metric key -> the figure, an error, must be at most this.
+      min_margin: metric key -> the worse end of the interval must be better than the baseline by at least this.
       max_fall: metric key -> it may fall this far below the reigning model's figure (input `champion`), no further;
         not asked when there is none.
     """
 
     model_name: str = "uio2"
     min_value: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    max_value: Mapping[str, float] = dataclasses.field(default_factory=dict)
     min_margin: Mapping[str, float] = dataclasses.field(default_factory=dict)
     max_fall: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -119,8 +123,20 @@ def _not_negative(spec: object, *fields: str) -> None:
             raise StageError(f"{type(spec).__name__}.{field} is {getattr(spec, field)}; expected 0 (all) or more")
 
 
-PREDICT = StageType(name="predict", kind="predictions", spec=PredictSpec, run="uio2.evaluate.predict:run")
-SCORE = StageType(name="score", kind="report", spec=ScoreSpec, run="uio2.evaluate.score:run")
+PREDICT = StageType(
+    name="predict",
+    kind="predictions",
+    spec=PredictSpec,
+    run="uio2.evaluate.predict:run",
+    code_version="2",  # 2: rows hold truth and media
+)
+SCORE = StageType(
+    name="score",
+    kind="report",
+    spec=ScoreSpec,
+    run="uio2.evaluate.score:run",
+    code_version="2",  # 2: intervals are drawn by metric, no longer by task and metric
+)
 REPORT = StageType(name="report", kind="report", spec=ReportSpec, run="uio2.evaluate.report:run")
 PROMOTE = StageType(
     name="promote", kind="model", spec=PromoteSpec, run="uio2.evaluate.promote:run", registers_model=True

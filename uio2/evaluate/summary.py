@@ -18,21 +18,31 @@ class MetricRow:
     Attributes:
       key: `<family>/<metric>`, for example `vqa/exact_match`.
       value, low, high: the figure and the ends of its interval.
-      baseline: what the constant answer learned from the training split reaches on the same examples.
+      baseline: what the constant answer learned from the training split reaches on the same examples; None where
+        there is none.
       n: examples behind it.
+      less_is_better: an error.
     """
 
     key: str
     value: float
     low: float
     high: float
-    baseline: float
+    baseline: float | None
     n: int
+    less_is_better: bool = False
+
+    @property
+    def margin(self) -> float | None:
+        """How much better than the baseline the worse end of the interval is; None without a baseline."""
+        if self.baseline is None:
+            return None
+        return self.baseline - self.high if self.less_is_better else self.low - self.baseline
 
     @property
     def above_baseline(self) -> bool:
-        """The whole interval lies above the baseline."""
-        return self.low > self.baseline
+        """The whole interval is better than the baseline, or there is none."""
+        return self.margin is None or self.margin > 0
 
     def cells(self) -> tuple[str, str, str, str, str]:
         """key, value, interval, baseline and n as text for a table."""
@@ -40,11 +50,12 @@ class MetricRow:
             self.key,
             f"{self.value:.3f}",
             f"{self.low:.3f} .. {self.high:.3f}",
-            f"{self.baseline:.3f}",
+            NO_BASELINE if self.baseline is None else f"{self.baseline:.3f}",
             str(self.n),
         )
 
 
+NO_BASELINE = "none"
 HEADINGS = ("metric", "value", "interval", "baseline", "n")
 
 
@@ -66,7 +77,12 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def metric_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[MetricRow]:
     """Rows in the order of `metrics` (the `metrics` member of metrics.json)."""
     return [
-        MetricRow(key, **{f: m[f] for f in ("value", "low", "high", "baseline", "n")}) for key, m in metrics.items()
+        MetricRow(
+            key,
+            **{f: m[f] for f in ("value", "low", "high", "baseline", "n")},
+            less_is_better=m.get("less_is_better", False),
+        )
+        for key, m in metrics.items()
     ]
 
 

@@ -23,9 +23,10 @@ class EvalBatch:
     Attributes:
       batch: the model batch; rows that are not valid repeat row 0.
       valid: bool [B].
-      metadata: one dict per valid row, JSON values: task, example_id (unique in the task), image_id, prompt,
-        target, all_targets (strings), image_info (11 numbers), box (y1, x1, y2, x2 in source pixels, or None
-        for tasks without one), length_inputs, length_targets (tokens before any cut).
+      metadata: one dict per valid row, JSON values but for the truth: task, example_id (unique in the task),
+        image_id, prompt, question, target, all_targets (strings), image_info (11 numbers), box (y1, x1, y2, x2 in
+        source pixels, or None for tasks without one), length_inputs, length_targets (tokens before any cut),
+        truth/NAME (numbers and bytes).
     """
 
     batch: Batch
@@ -89,20 +90,22 @@ def _split(values: dict[str, tf.Tensor], batch_size: int, has_box: bool) -> Eval
     rows = len(batch["inputs/text/tokens"])
     if rows < batch_size:
         batch = {k: np.concatenate([v, np.repeat(v[:1], batch_size - rows, 0)]) for k, v in batch.items()}
-    columns = {k.removeprefix("meta/"): _plain(v) for k, v in values.items() if k.startswith("meta/")}
+    columns = {k.removeprefix("meta/"): _values(v) for k, v in values.items() if k.startswith("meta/")}
+    # Some truths are encoded pictures: their bytes are no text.
+    columns = {k: column if k.startswith("truth/") else _text(column) for k, column in columns.items()}
     metadata = [{k: column[row] for k, column in columns.items()} for row in range(rows)]
     if not has_box:
         metadata = [{**row, "box": None} for row in metadata]
     return EvalBatch(batch, np.arange(batch_size) < rows, metadata)
 
 
-def _plain(value: tf.Tensor | tf.RaggedTensor) -> list[Any]:
-    """A batched tensor as Python values, bytes as text."""
-    values = value.to_list() if isinstance(value, tf.RaggedTensor) else value.numpy().tolist()
-    return _text(values)
+def _values(value: tf.Tensor | tf.RaggedTensor) -> list[Any]:
+    """A batched tensor as Python values."""
+    return value.to_list() if isinstance(value, tf.RaggedTensor) else value.numpy().tolist()
 
 
 def _text(value: Any) -> Any:
+    """Values with bytes as text."""
     if isinstance(value, list):
         return [_text(v) for v in value]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

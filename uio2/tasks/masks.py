@@ -11,6 +11,7 @@ import numpy as np
 
 from uio2.tasks import image
 from uio2.tasks.lazy import tf
+from uio2.tasks.undo import undo_picture
 
 THRESHOLD = 0.5
 
@@ -39,10 +40,4 @@ def from_image(pixels: np.ndarray, *, image_info: Sequence[float]) -> np.ndarray
     Raises:
       ValueError: the image was cropped.
     """
-    if image_info[7] or image_info[8]:
-        raise ValueError(f"image_info has crop offsets {image_info[7:9]}; a mask is only undone on an uncropped image")
-    top, left, height, width, tall, wide = (int(image_info[i]) for i in (0, 1, 3, 4, 9, 10))
-    inside = np.asarray(pixels)[top : top + tall, left : left + wide].mean(-1) > THRESHOLD
-    rows = (np.arange(height) + 0.5) * inside.shape[0] / height
-    columns = (np.arange(width) + 0.5) * inside.shape[1] / width
-    return inside[rows.astype(int)[:, None], columns.astype(int)[None]]
+    return undo_picture(np.asarray(pixels).mean(-1) > THRESHOLD, image_info=image_info)

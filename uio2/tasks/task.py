@@ -23,6 +23,8 @@ What stage 1 makes, for one example:
   meta/image_info             float32 [11], see `uio2.tasks.image`; zeros where there is no image
   meta/all_targets            string [n], every accepted target
   meta/box                    float32 [4], y1, x1, y2, x2 in source pixels; zeros where there is none
+  meta/question               string, in evaluation alone: what is asked, in the dataset's own words; "" where the
+                              prompt asks for nothing of its own
   meta/truth/NAME             in evaluation alone: what else the answer is scored against, `Texts.truth`
 """
 
@@ -130,8 +132,9 @@ class Task(abc.ABC):
       media_fields: paths that `media` reads.
       takes: modalities of its input beside text; those of a recipe that lacks them are left out.
       makes: the modality of its target, for the prompt's prefix.
-      score: how answers are scored, a name of `uio2.evaluate.families`; prefix of its metrics.
+      score: how answers are scored, a name of `uio2.evaluate.families`, prefix of its metrics; "" where they are not.
       has_box: whether an example is about one box.
+      has_choices: whether evaluation gives answer options (`Texts.choices`) and takes the likeliest of them.
     """
 
     name: str
@@ -144,6 +147,7 @@ class Task(abc.ABC):
     makes: str = "text"
     score: str
     has_box: bool = False
+    has_choices: bool = False
 
     def __init__(self, *, name: str = "", dataset: str = "") -> None:
         """A task of the family; another name and dataset make another task of it."""
@@ -200,6 +204,11 @@ def clean(text: tf.Tensor) -> tf.Tensor:
     return tf.strings.strip(tf.strings.regex_replace(text, r"\s+", " "))
 
 
+def question(values: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """What a prompt asks for in the dataset's own words: its first value that is not the box or the whole prompt."""
+    return next((text for name, text in values.items() if name not in ("box", "prompt")), tf.constant(""))
+
+
 def preprocessor(task: Task, *, setting: Setting, prompts: Prompts | None = None):
     """The stage 1 function of a task: `(record, item, draws) -> example`, to be mapped by tf.data.
 
@@ -242,6 +251,7 @@ def preprocessor(task: Task, *, setting: Setting, prompts: Prompts | None = None
         if texts.choices is not None:
             found["text_choices"] = texts.choices
         if not setting.training:
+            found["meta/question"] = question(texts.values)
             found |= {f"meta/truth/{key}": value for key, value in {**media.truth, **texts.truth}.items()}
         return found
 

@@ -17,6 +17,7 @@ counts as a wrong answer instead (an empty text, no box) each function says.
     exact_match   exact_match_results     exact_match                              text; texts
                   classification_results  accuracy balanced_accuracy               text; text
     captions      caption_results         bleu_1..4 rouge_l cider cider_plain      text; texts
+    responses     response_results        exact_match rouge_l                      text; texts
     speech        speech_results          wer                                      text; text
     tagging       tagging_results         map                                      [c] scores; [c] bool
     depth         depth_results           abs_rel rmse rmse_pixels                 [h, w] metres; the same

@@ -92,8 +92,9 @@ def normal_results(
     pairs = paired(predictions, references=references, metric=METRIC)
     scores: dict[str, list[float]] = {figure: [] for figure in (*THRESHOLDS, "mean_angle")}
     for pair in pairs:
-        _check(pair.prediction, pair.reference, example=pair.id)
-        angles = normal_angles(pair.prediction, true=pair.reference, rotate=rotate)
+        predicted, true = pair.prediction, pair.reference
+        _check(predicted, true, example=pair.id)
+        angles = normal_angles(predicted, true=true, rotate=rotate)
         for figure, limit in THRESHOLDS.items():
             scores[figure].append(float((angles < limit).mean()))
         scores["mean_angle"].append(float(angles.mean()))

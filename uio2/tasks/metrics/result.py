@@ -69,11 +69,24 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Pair[P, R]:
-    """An example's prediction and what it is scored against."""
+    """An example's prediction and what it is scored against.
+
+    Both are looked up when asked for: a mapping that reads pictures from files never has them all in memory.
+    """
 
     id: Id
-    prediction: P
-    reference: R
+    predictions: Mapping[Id, P]
+    references: Mapping[Id, R]
+
+    @property
+    def prediction(self) -> P:
+        """What the model said."""
+        return self.predictions[self.id]
+
+    @property
+    def reference(self) -> R:
+        """What is right."""
+        return self.references[self.id]
 
 
 def paired[P, R](predictions: Mapping[Id, P], *, references: Mapping[Id, R], metric: str) -> list[Pair[P, R]]:
@@ -91,7 +104,7 @@ def paired[P, R](predictions: Mapping[Id, P], *, references: Mapping[Id, R], met
     for example in predictions:
         if example not in references:
             raise MetricError(metric, example, "has a prediction and no reference")
-    return [Pair(example, predictions[example], reference) for example, reference in references.items()]
+    return [Pair(example, predictions, references) for example in references]
 
 
 def check_references[P, R](pairs: Sequence[Pair[P, Sequence[R]]], *, metric: str) -> None:

@@ -1,0 +1,99 @@
+"""How answers are decoded: texts greedily, one of given options by its likelihood, pictures and sound by drawing.
+
+A header's `decoding` says which: {"method": "greedy", "max_length"}, {"method": "options"}, or {"method": "draw",
+"modality", "seed", "temperature", "top_p", "guidance"}. An example is drawn equally in whatever batch it stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from uio2.model import UnifiedIO2
+    from uio2.tasks.feed import Batch
+
+EOS_ID = 1
+CHOICES = "choices/tokens"
+GREEDY, OPTIONS, DRAW = "greedy", "options", "draw"
+# Options are as many and as long as the batch needs: rounded up, few shapes are compiled.
+_OPTIONS_STEP, _TOKENS_STEP = 4, 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """One answer.
+
+    Attributes:
+      tokens: up to the end marker.
+      logprob: sum of the log-probabilities of the tokens and the end marker.
+      media: of pictures float [h, w, 3] in 0..1, of sound the log-mel spectrogram [t, f]; None for texts.
+    """
+
+    tokens: list[int]
+    logprob: float
+    media: np.ndarray | None = None
+
+
+def decode(
+    model: UnifiedIO2, batch: Batch, *, decoding: Mapping[str, Any], first_index: int, rows: int
+) -> list[Decoded]:
+    """Answers of the first `rows` examples of a batch; their indices count from `first_index`."""
+    if decoding["method"] == OPTIONS:
+        found = _choose(model, batch)
+    elif decoding["method"] == DRAW:
+        found = _draw(model, batch, decoding, first_index)
+    else:
+        found = _greedy(model, batch, decoding)
+    return found[:rows]
+
+
+def up_to_end(ids: Sequence[int]) -> list[int]:
+    """The tokens before the end marker."""
+    return list(ids[: ids.index(EOS_ID)]) if EOS_ID in ids else list(ids)
+
+
+def _greedy(model: UnifiedIO2, batch: Batch, decoding: Mapping[str, Any]) -> list[Decoded]:
+    from uio2.model.generate import generate
+
+    output = generate(model, batch, max_length=decoding["max_length"])
+    tokens, logprobs = np.asarray(output.tokens), np.asarray(output.logprobs, np.float64)
+    return [Decoded(up_to_end(ids.tolist()), float(each.sum())) for ids, each in zip(tokens, logprobs, strict=True)]
+
+
+def _choose(model: UnifiedIO2, batch: Batch) -> list[Decoded]:
+    """The option of the highest mean log-probability per token: long options are at no disadvantage."""
+    from uio2.model.generate import score_options
+
+    options = np.asarray(batch[CHOICES])
+    _, count, length = options.shape
+    limit = model.config.decoder_max_text_length
+    width = min(-(-length // _TOKENS_STEP) * _TOKENS_STEP, max(limit, length))
+    padding = ((0, 0), (0, -count % _OPTIONS_STEP), (0, width - length))
+    scores = score_options(model, batch, np.pad(options, padding), normalise="length")
+    best, logprobs = np.asarray(scores.best), np.asarray(scores.logprobs, np.float64)
+    return [
+        Decoded(up_to_end(options[i, choice].tolist()), float(logprobs[i, choice].sum()))
+        for i, choice in enumerate(best)
+    ]
+
+
+def _draw(model: UnifiedIO2, batch: Batch, decoding: Mapping[str, Any], first_index: int) -> list[Decoded]:
+    from uio2.model.generate import GenerateSettings, generate
+    from uio2.tasks.audio import undo_target
+
+    modality = decoding["modality"]
+    changes = {k: v for k, v in decoding.items() if k not in ("method", "modality")}
+    ids = first_index + np.arange(len(batch["inputs/text/tokens"]))
+    output = generate(
+        model, batch, modality=modality, settings=GenerateSettings.for_modality(modality, **changes), row_ids=ids
+    )
+    made = output.pixels if modality == "image" else output.spectrogram
+    media = np.asarray(made, np.float32)
+    if modality == "audio":
+        media = undo_target(media)
+    tokens, logprobs = np.asarray(output.tokens), np.asarray(output.logprobs, np.float64)
+    return [Decoded(tokens[i].tolist(), float(logprobs[i].sum()), media[i]) for i in range(len(tokens))]
