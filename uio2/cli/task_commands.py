@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -26,7 +27,7 @@ def add(commands: Any) -> None:
             uio2 tasks
             uio2 tasks check vqa_coco_2017
             uio2 tasks check refcoco_unc --dataset refcoco=data/ref_coco/1.0.0 --tokenizer tokenizer.model
-            uio2 tasks check audio_caption --gin.RegisterSpec.num_audio_segments=2 --json""",
+            uio2 tasks check audio_caption --gin.tasks.RegisterSpec.num_audio_segments=2 --json""",
         handler=run_tasks,
     )
     tasks.add_argument("action", nargs="?", choices=["list", "check"], default="list")
@@ -82,6 +83,7 @@ def given_datasets(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _check(args: argparse.Namespace) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notices would bury the report
     from uio2.tasks.families import TaskError, all_tasks
     from uio2.tasks.task_check import TaskData, check_task
     from uio2.tasks.task_list import dataset_of

@@ -71,8 +71,8 @@ class TaskData:
         tasks = [find_task(name) for name in rates]
         inputs = tuple(dict.fromkeys(["text", *(kind for task in tasks for kind in task.takes)]))
         targets = tuple(dict.fromkeys(task.makes for task in tasks))
-        own = [f"RegisterSpec.rates={dict(rates)!r}", f"RegisterSpec.input_modalities={inputs!r}",
-               f"RegisterSpec.target_modalities={targets!r}"]  # fmt: skip
+        own = [f"tasks.RegisterSpec.rates={dict(rates)!r}", f"tasks.RegisterSpec.input_modalities={inputs!r}",
+               f"tasks.RegisterSpec.target_modalities={targets!r}"]  # fmt: skip
         return GinConfig.parse([CONFIG, *self.gin_files], [*own, *self.bindings]).spec(RegisterSpec)
 
     def _tokenizer(self, folders: Mapping[str, Path], *, prompts: Sequence[str]) -> UnifiedVocabulary:
@@ -99,7 +99,7 @@ class Report:
       lengths: `inputs` and `targets`: least, mean and most tokens, the limit, and how many texts were cut.
       shapes: model batch key -> shape of one example and dtype.
       filled: modality -> share of its positions that are not masked, mean of the examples.
-      seconds: per example, the first batch (which compiles) not counted.
+      seconds: per example, the first batch (which compiles) not counted; 0 where there was no other.
       first: prompt and target of the first example.
     """
 
@@ -131,9 +131,10 @@ class Report:
         for side, found in self.lengths.items():
             lines.append(f"  {side:<8}{found['least']:.0f} .. {found['most']:.0f} tokens, mean {found['mean']:.1f}, "
                          f"limit {found['limit']:.0f}, cut {found['cut']:.0f}")  # fmt: skip
-        lines += [f"  {key:<28}{shape}" for key, shape in self.shapes.items()]
+        lines += [f"  {key:<32}{shape}" for key, shape in self.shapes.items()]
         lines.append("  filled  " + ", ".join(f"{key} {share:.0%}" for key, share in self.filled.items()))
-        lines.append(f"  {1e3 * self.seconds:.1f} ms an example")
+        if self.seconds:
+            lines.append(f"  {1e3 * self.seconds:.1f} ms an example")
         if self.untaught:
             lines.append(f"  {self.untaught} examples have no target that counts in the loss")
         return "\n".join(lines)
