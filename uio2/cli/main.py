@@ -13,7 +13,7 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 
-from uio2.cli import doctor, inspect_commands, run_commands, service_commands, task_commands
+from uio2.cli import doctor, inspect_commands, run_commands, service_commands, task_commands, visualize_command
 from uio2.pipeline.artifact import ArtifactError
 from uio2.pipeline.process import Cancelled
 from uio2.pipeline.stage import StageError, UsageError
@@ -26,6 +26,7 @@ examples:
   uio2 train --gin_file=my.gin --gin.STEPS=20  one stage, with all it needs
   uio2 lineage digits@1                        from a model back to raw files
   uio2 tasks                                   the tasks, and the data each needs
+  uio2 visualize refcoco_unc page.html         what the model receives of a task
 
 uio2 COMMAND --help shows the options and examples of a command."""
 
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     inspect_commands.add(commands)
     service_commands.add(commands)
     task_commands.add(commands)
+    visualize_command.add(commands)
     doctor.add(commands)
     return top
 
