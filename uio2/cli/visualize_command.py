@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         details="""
             Pictures without their normalisation and with what is masked dimmed, boxes and points drawn, spectrograms
             with sound made from them, tokens by kind, targets with what counts in the loss. `--split train` shows
-            examples as training draws them; other splits show evaluation's. The page is one file that loads nothing.""",
+            examples as training draws them; other splits show evaluation's. The page is one file and loads nothing.""",
         examples="""
             uio2 visualize refcoco_unc refcoco.html
             uio2 visualize vqa_coco_2017,image_caption_coco_2017 pages --split train --num_examples 16

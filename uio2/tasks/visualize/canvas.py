@@ -20,9 +20,11 @@ PNG_LIMIT = 48 * 1024
 JPEG_QUALITY = 88
 MAX_SIDE = 640
 # RGBA of the cells of a mask: nothing there, there but hidden, not counted in the loss.
-ABSENT, HIDDEN, UNCOUNTED, CLEAR = (122, 127, 135, 185), (64, 120, 255, 130), (230, 140, 20, 120), (0, 0, 0, 0)
+ABSENT, HIDDEN, UNCOUNTED = (122, 127, 135, 185), (64, 120, 255, 120), (230, 140, 20, 80)
 # Quiet to loud; between them the colours are mixed.
-_SOUND_COLOURS = ((8, 10, 28), (45, 24, 92), (126, 34, 120), (206, 58, 92), (247, 128, 62), (253, 202, 98), (252, 246, 214))
+_SOUND_COLOURS = (
+    (8, 10, 28), (45, 24, 92), (126, 34, 120), (206, 58, 92), (247, 128, 62), (253, 202, 98), (252, 246, 214),
+)  # fmt: skip
 _QUIETEST = float(np.log(1e-5))
 
 
@@ -44,7 +46,7 @@ class Canvas:
         return int((self.cells == 2).sum())
 
 
-def assemble(patches: Float[np.ndarray, "n p"], *, mask: Int[np.ndarray, "n"], positions: Int[np.ndarray, "n"],
+def assemble(patches: Float[np.ndarray, "n p"], *, mask: Int[np.ndarray, " n"], positions: Int[np.ndarray, " n"],
              size: tuple[int, int], patch: int) -> Canvas:  # fmt: skip
     """The canvas of these patches.
 
@@ -78,7 +80,7 @@ def target_pixels(values: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarr
     return to_uint8((values + 1) / 2)
 
 
-def to_uint8(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+def to_uint8(values: Float[np.ndarray, ...]) -> UInt8[np.ndarray, ...]:
     """0..1 as bytes."""
     return np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""One example of a model batch as the card the page shows: pictures with what is drawn over them, sound, tokens, facts."""
+"""One example of a model batch as a card of the page: pictures with what is drawn over them, sound, tokens, facts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from uio2.tasks.wav import SAMPLE_RATE
 
 GRID_COLOURS = {"loss": (230, 140, 20, 255), "task": (64, 120, 255, 255)}
 _OFF = (122, 127, 135, 70)
+NO_MARKS = marks.Marks()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Figure:
     """A picture on a card.
 
     Attributes:
-      kind: `picture`, `sound` or `grid`; decides its size on the page.
+      kind: `picture`, `sound`, `past` (of a history) or `grid`; decides its size on the page.
       caption, note: what it is; how much of it counts.
       uri: the picture.
       width, height: its own pixels.
@@ -55,7 +56,7 @@ class Figure:
     width: int
     height: int
     overlay: str | None = None
-    marks: marks.Marks = marks.Marks()
+    marks: marks.Marks = NO_MARKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +116,9 @@ class Style:
 def card(example: Example, *, number: int, style: Style) -> Card:
     """The card of an example; `number` counts from 1."""
     batch = example.batch
-    found = marks.in_tokens(batch["inputs/text/tokens"], role="prompt", vocabulary=style.vocabulary)
+    found = marks.in_tokens(batch["inputs/text/tokens"].tolist(), role="prompt", vocabulary=style.vocabulary)
     if "targets/text/targets" in batch:
-        found += marks.in_tokens(batch["targets/text/targets"], role="target", vocabulary=style.vocabulary)
+        found += marks.in_tokens(batch["targets/text/targets"].tolist(), role="target", vocabulary=style.vocabulary)
     if "image_info" in example.facts:
         found += marks.stored_box(example.facts.get("box"), image_info=example.facts["image_info"],
                                   size=style.recipe.image_size)  # fmt: skip
@@ -145,16 +146,16 @@ def _options(batch: Mapping[str, np.ndarray], style: Style) -> list[list[Token]]
 
 
 def _images(batch: Mapping[str, np.ndarray], style: Style, found: marks.Marks) -> list[Figure]:
-    """The frames of the history, then the image with what is drawn over it."""
+    """The image with what is drawn over it, then the frames before it."""
     out, recipe = [], style.recipe
-    for name, size in (("image_history", recipe.image_history_size), ("image", recipe.image_size)):
+    for name, size in (("image", recipe.image_size), ("image_history", recipe.image_history_size)):
         frames = _items(batch, name)
         for n, (values, mask, positions) in enumerate(frames):
             whole = canvas.assemble(values, mask=mask, positions=positions, size=size, patch=recipe.image_patch_size)
-            title = f"image history {n + 1}" if name == "image_history" else "image"
-            drawn = found if name == "image" else marks.Marks()
+            kind, title = ("picture", "image") if name == "image" else ("past", f"image history {n + 1}")
+            drawn = found if name == "image" else NO_MARKS
             picture = canvas.pixels(whole)
-            out.append(_figure("picture", title, whole, canvas.picture_uri(picture), picture.shape, style, drawn))
+            out.append(_figure(kind, title, whole, canvas.picture_uri(picture), picture.shape, style, drawn))
     return out
 
 
@@ -166,15 +167,15 @@ def _sounds(batch: Mapping[str, np.ndarray], style: Style) -> tuple[list[Figure]
             whole = canvas.assemble(values, mask=mask, positions=positions, size=audio.SPECTROGRAM,
                                     patch=style.recipe.audio_patch_size)  # fmt: skip
             segments.append(canvas.log_mel(whole))
-            title = f"audio history {n + 1}" if name == "audio_history" else "audio"
+            kind, title = ("sound", "audio") if name == "audio" else ("past", f"audio history {n + 1}")
             shape = audio.SPECTROGRAM[::-1]
             flat = dataclasses.replace(whole, cells=canvas.upright(whole.cells))
             uri = canvas.spectrogram_uri(segments[-1])
-            out.append(_figure("sound", title, flat, uri, shape, style, marks.Marks()))
+            out.append(_figure(kind, title, flat, uri, shape, style, NO_MARKS))
     clips = [_clip("audio, reconstructed", segments)] if segments else []
     if "targets/audio/audio" in batch and batch["targets/audio/mask"].any():
         values = audio.undo_target(batch["targets/audio/audio"][..., 0])
-        out += _codes(batch, "audio", canvas.spectrogram_uri(values), audio.SPECTROGRAM, style, marks.Marks())
+        out += _codes(batch, "audio", canvas.spectrogram_uri(values), audio.SPECTROGRAM, style, NO_MARKS)
         clips.append(_clip("target, reconstructed", [values]))
     return out, tuple(clips)
 

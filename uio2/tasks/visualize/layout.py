@@ -79,14 +79,15 @@ class PackedRow:
 
 def sides(example: Mapping[str, np.ndarray]) -> tuple[Side, Side]:
     """Encoder and decoder of one example of a model batch."""
-    encoder, decoder = [], []
+    encoder: list[Part] = []
+    decoder: list[Part] = []
     for key, mask in example.items():
         side, modality, name = (*key.split("/"), "", "")[:3]
         if name != "mask":
             continue
         if modality in LATENTS:
-            frames = mask.any(axis=-1)
-            part = Part(modality, int(frames.sum()) * LATENTS[modality], len(frames) * LATENTS[modality])
+            frames = int(mask.any(axis=-1).sum())
+            part = Part(modality, frames * LATENTS[modality], len(mask) * LATENTS[modality])
         else:
             part = Part(modality, int((mask > 0).sum()), len(mask))
         (encoder if side == "inputs" else decoder).append(part)

@@ -1,7 +1,7 @@
 """Boxes and points on the canvas, read from the tokens themselves and from what evaluation knows.
 
-All coordinates are shares of the canvas, (0, 0) at the top left. In a run of location pieces every four are a box; a run
-of two is a point. The text behind a run is its name.
+All coordinates are shares of the canvas, (0, 0) at the top left. In a run of location pieces every four are a box; a
+run of two is a point. The text behind a run is its name.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Marks:
-    """What is drawn over a picture; `bones` are pairs of points that belong together."""
+    """What is drawn over a picture."""
 
     boxes: tuple[Box, ...] = ()
     points: tuple[Point, ...] = ()
@@ -66,7 +66,7 @@ def in_tokens(ids: Sequence[int], *, role: str, vocabulary: Pieces) -> Marks:
     """Boxes and points of a prompt or target; a prompt's are not named, since what follows is only more prompt."""
     boxes: list[Box] = []
     points: list[Point] = []
-    for run, rest in _runs([int(i) for i in ids], base_size=vocabulary.base_size):
+    for run, rest in _runs(ids, base_size=vocabulary.base_size):
         values = tokens_to_values(run, base_size=vocabulary.base_size)
         name = text_of(rest, vocabulary=vocabulary).strip(" ,.")[:MAX_NAME] if role == "target" else ""
         if len(values) == 2:

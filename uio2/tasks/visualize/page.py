@@ -71,7 +71,8 @@ def build(examples: Iterable[Example], *, title: str, about: str, style: Style, 
         sides.append(made.sides)
     html = environment.get_template("page.html.jinja").render(
         title=title, about=about, cards=shown, left_out=left_out, max_bytes=max_bytes, kinds=tokens.KINDS,
-        masks=style.masks, recipe=_recipe(style), modalities=_modalities(style), packed=layout.packed_rows(sides, packing) if packing else [],
+        masks=style.masks, recipe=_recipe(style), modalities=_modalities(style),
+        packed=layout.packed_rows(sides, packing) if packing else [],
     )  # fmt: skip
     mean = sum(sizes) // len(sizes) if sizes else 0
     return Page(html, len(shown), left_out, (mean, max(sizes, default=0)))
@@ -91,11 +92,17 @@ def _modalities(style: Style) -> list[str]:
 def _recipe(style: Style) -> list[tuple[str, str]]:
     """The sizes that shape every example."""
     recipe = style.recipe
-    found = [("text", f"{recipe.text_inputs} in, {recipe.text_targets} out"),
-             ("inputs", ", ".join(recipe.input_modalities)), ("targets", ", ".join(recipe.target_modalities))]  # fmt: skip
-    sizes = (("image", recipe.input_modalities, recipe.image_size, recipe.image_patch_size),
-             ("image_history", recipe.input_modalities, recipe.image_history_size, recipe.image_patch_size),
-             ("image target", recipe.target_modalities, recipe.image_target_size, recipe.image_target_patch_size))  # fmt: skip
+    inputs, targets = recipe.input_modalities, recipe.target_modalities
+    found = [
+        ("text", f"{recipe.text_inputs} in, {recipe.text_targets} out"),
+        ("inputs", ", ".join(inputs)),
+        ("targets", ", ".join(targets)),
+    ]
+    sizes = (
+        ("image", inputs, recipe.image_size, recipe.image_patch_size),
+        ("image_history", inputs, recipe.image_history_size, recipe.image_patch_size),
+        ("image target", targets, recipe.image_target_size, recipe.image_target_patch_size),
+    )
     for name, modalities, (height, width), patch in sizes:
         if name.removesuffix(" target") in modalities:
             found.append((name.replace("_", " "), f"{height} x {width}, patches of {patch}"))

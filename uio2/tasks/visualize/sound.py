@@ -22,7 +22,7 @@ ROUNDS = 32
 _SILENCE = 1e-4
 
 
-def reconstruct(values: Float[np.ndarray, "time frequency"]) -> Float[np.ndarray, "samples"]:
+def reconstruct(values: Float[np.ndarray, "time frequency"]) -> Float[np.ndarray, " samples"]:
     """float32 samples in -1..1 at 16 kHz whose spectrogram is near the given one (`uio2.tasks.audio.log_mel`)."""
     magnitude = np.sqrt(_power(values))
     phase = np.exp(2j * np.pi * np.random.default_rng(0).random(magnitude.shape))
@@ -32,7 +32,7 @@ def reconstruct(values: Float[np.ndarray, "time frequency"]) -> Float[np.ndarray
     return np.clip(_inverse(magnitude * phase), -1, 1).astype(np.float32)
 
 
-def silent_frames(values: Float[np.ndarray, "time frequency"]) -> Bool[np.ndarray, "time"]:
+def silent_frames(values: Float[np.ndarray, "time frequency"]) -> Bool[np.ndarray, " time"]:
     """Frames of digital silence, as padding behind the end of a clip has them."""
     return (np.abs(values) < _SILENCE).all(axis=1)
 
@@ -48,7 +48,7 @@ def _inverse_mel() -> np.ndarray:
     return np.linalg.pinv(mel_weights())
 
 
-def _inverse(spectrum: Complex[np.ndarray, "time bins"]) -> Float[np.ndarray, "samples"]:
+def _inverse(spectrum: Complex[np.ndarray, "time bins"]) -> Float[np.ndarray, " samples"]:
     """Samples of a spectrum: windowed frames added up, divided by what the windows add up to."""
     window = np.hanning(WINDOW)
     frames = np.fft.irfft(spectrum, WINDOW, axis=1) * window
@@ -61,13 +61,13 @@ def _inverse(spectrum: Complex[np.ndarray, "time bins"]) -> Float[np.ndarray, "s
     return (total / np.maximum(weight, 1e-8))[half:-half]
 
 
-def _forward(samples: Float[np.ndarray, "samples"]) -> Complex[np.ndarray, "time bins"]:
+def _forward(samples: Float[np.ndarray, " samples"]) -> Complex[np.ndarray, "time bins"]:
     padded = np.pad(samples, WINDOW // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
     return np.fft.rfft(frames * np.hanning(WINDOW), axis=1)
 
 
-def wav_uri(samples: Float[np.ndarray, "samples"]) -> str:
+def wav_uri(samples: Float[np.ndarray, " samples"]) -> str:
     """16-bit WAV as a data URI: 43 KB a second."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:

@@ -59,14 +59,15 @@ class Token:
     opens: bool = False
 
 
-def inputs(ids: Int[np.ndarray, "t"], *, mask: Int[np.ndarray, "t"], vocabulary: Pieces) -> list[Token]:
+def inputs(ids: Int[np.ndarray, " t"], *, mask: Int[np.ndarray, " t"], vocabulary: Pieces) -> list[Token]:
     """The prompt; what stands behind its last real token is left out."""
     return [_token(int(i), vocabulary=vocabulary, note=f"place {n}") for n, i in enumerate(ids[: _length(mask)])]
 
 
-def targets(ids: Int[np.ndarray, "d"], *, mask: Int[np.ndarray, "d"], before: Int[np.ndarray, "d"],
-            positions: Int[np.ndarray, "d"], segments: Int[np.ndarray, "d"], vocabulary: Pieces) -> list[Token]:  # fmt: skip
-    """The target's tokens; `before` are the decoder's inputs at the same places."""
+def targets(ids: Int[np.ndarray, " d"], *, mask: Int[np.ndarray, " d"], before: Int[np.ndarray, " d"],
+            positions: Int[np.ndarray, " d"], segments: Int[np.ndarray, " d"],
+            vocabulary: Pieces) -> list[Token]:  # fmt: skip
+    """The target's tokens; `before` are the decoder's inputs at the same places, `mask` is that of the loss."""
     found = []
     for n in range(_length(segments)):
         fed = vocabulary.piece(int(before[n])) if before[n] < vocabulary.vocab_size else "?"
@@ -78,13 +79,17 @@ def targets(ids: Int[np.ndarray, "d"], *, mask: Int[np.ndarray, "d"], before: In
 
 
 def text_of(ids: Sequence[int], *, vocabulary: Pieces) -> str:
-    """Plain text of ordinary pieces; special ones are left out."""
-    tokens = [_token(int(i), vocabulary=vocabulary, note="") for i in ids]
-    words = [(" " if t.starts_word else "") + t.text for t in tokens if t.kind == "word"]
-    return "".join(words).strip()
+    """Plain text of ordinary pieces and bytes; special ones are left out."""
+    data = b""
+    for token in (_token(int(i), vocabulary=vocabulary, note="") for i in ids):
+        if token.kind == "word":
+            data += ((" " if token.starts_word else "") + token.text).encode()
+        elif token.kind == "byte":
+            data += bytes.fromhex(token.text[3:5])
+    return data.decode("utf-8", "replace").strip()
 
 
-def _length(mask: Int[np.ndarray, "t"]) -> int:
+def _length(mask: Int[np.ndarray, " t"]) -> int:
     there = np.flatnonzero(mask)
     return int(there[-1]) + 1 if len(there) else 0
 
