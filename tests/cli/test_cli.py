@@ -12,7 +12,10 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOYS = "tests.pipeline.toy_flow"
-COMMANDS = ("run", "build", "train", "predict", "score", "report", "show", "plan", "lineage", "up", "down", "doctor")
+COMMANDS = (
+    "run", "build", "train", "predict", "score", "report", "show", "plan", "lineage", "up", "down", "doctor",
+    "visualize",
+)  # fmt: skip
 HEAVY = ("jax", "tensorflow", "apache_beam", "prefect", "mlflow", "numpy", "seqio", "rich")
 
 

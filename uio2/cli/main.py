@@ -13,7 +13,15 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 
-from uio2.cli import build_command, doctor, inspect_commands, run_commands, service_commands, task_commands
+from uio2.cli import (
+    build_command,
+    doctor,
+    inspect_commands,
+    run_commands,
+    service_commands,
+    task_commands,
+    visualize_command,
+)
 from uio2.pipeline.artifact import ArtifactError
 from uio2.pipeline.process import Cancelled
 from uio2.pipeline.stage import StageError, UsageError
@@ -27,6 +35,7 @@ examples:
   uio2 lineage digits@1                        from a model back to raw files
   uio2 build alpaca --source alpaca.json       one dataset
   uio2 tasks                                   the tasks, and the data each needs
+  uio2 visualize refcoco_unc page.html         what the model receives of a task
 
 uio2 COMMAND --help shows the options and examples of a command."""
 
@@ -46,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     inspect_commands.add(commands)
     service_commands.add(commands)
     task_commands.add(commands)
+    visualize_command.add(commands)
     doctor.add(commands)
     return top
 
