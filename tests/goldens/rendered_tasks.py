@@ -22,6 +22,8 @@ from beam_jobs.shards import write_shard
 from beam_jobs.specs import CocoSpec, RefCocoSpec
 from beam_jobs.tfds_metadata import write_metadata
 from tests.tiny import audio as tiny_audio
+from tests.tiny import texts as tiny_texts
+from tests.tiny import videos as tiny_videos
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 from uio2.tasks import tokenizer_stage
@@ -32,7 +34,16 @@ from uio2.tasks.specs import RegisterSpec, TokenizerSpec
 from uio2.tasks.task import NUM_DRAWS
 
 # Datasets by input name that need no files: each is written straight from Python by a module of `tests.tiny`.
-TINY: dict[str, Callable[[Path], Path]] = {"audio": tiny_audio.build}
+TINY: dict[str, Callable[[Path], Path]] = {
+    "audio": tiny_audio.build,
+    "audio_tags": tiny_audio.build_tags,
+    "speech": tiny_audio.build_speech,
+    "video": tiny_videos.build,
+    **{
+        name: functools.partial(tiny_texts.build, name=name)
+        for name in ("alpaca", "dolly", "flan2_flan2021", "flan2_t0", "flan2_niv2", "flan2_cot", "flan2_dialog")
+    },
+}
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "coco_tiny"
 SIZES = {"image_size": (96, 96), "image_patch_size": 16, "text_inputs": 40, "text_targets": 32,
          "image_history_size": (32, 32), "num_frames": 2, "num_audio_segments": 1,
