@@ -1,11 +1,13 @@
 """Stage 1 for tasks about one clip of sound, as what is heard or as what is to be made.
 
 A clip that is heard: its last segment is the audio input, those before it are the audio history. A clip that is made
-is one segment, since the model's audio target is one. Segments of digital silence are never made: a target without
-any sound would teach nothing, so they are not among a record's items.
+is one segment, since the model's audio target is one. Segments of digital silence are never made: such a target would
+teach nothing, so they are not among a record's items.
 """
 
 from __future__ import annotations
+
+import numpy as np
 
 from uio2.tasks import audio
 from uio2.tasks.lazy import tf
@@ -25,6 +27,10 @@ class AudioTask(Task):
         del item, draws
         features = clip_features(audio.decode(record["audio"]), recipe=setting.recipe)
         return sound_media(record, features)
+
+
+# Side of a code of the published audio codec, frames.
+CODE = 8
 
 
 class SoundingTask(Task):
@@ -51,10 +57,23 @@ def sound_media(record: Record, features: dict[str, tf.Tensor]) -> Media:
     return Media(features, number, name, tf.zeros(11), tf.zeros(4))
 
 
-def sounding_segments(data: tf.Tensor) -> tf.Tensor:
-    """int32 [n]: segments of a clip (WAV bytes) that are not pure silence."""
-    heard = tf.reduce_any(audio.cut(audio.decode(data)) != 0, axis=1)
-    return tf.cast(tf.where(heard)[:, 0], tf.int32)
+def sounding_segments(data: tf.Tensor, *, every: int) -> tf.Tensor:
+    """int32 [n]: segments of a clip (WAV bytes) of which some patch is not masked.
+
+    Digital silence is masked, and the frame at the centre of a patch decides for all of it, so it takes a sample other
+    than 0 in the window of such a frame: a clip of one sample is as silent as none.
+
+    Args:
+      data: WAV bytes.
+      every: frames of a patch.
+    """
+    segments = audio.cut(audio.decode(data))
+    sounds = tf.pad(tf.cast(segments != 0, tf.int32), [[0, 0], [audio.WINDOW // 2] * 2])
+    starts = np.arange(every // 2, audio.SPECTROGRAM[0], every) * audio.HOP
+    # The first and the last weight of a window are 0.
+    before = tf.cumsum(sounds, axis=1)
+    heard = tf.gather(before, starts + audio.WINDOW - 2, axis=1) > tf.gather(before, starts, axis=1)
+    return tf.cast(tf.where(tf.reduce_any(heard, axis=1))[:, 0], tf.int32)
 
 
 def clip_features(samples: tf.Tensor, *, recipe: RegisterSpec) -> dict[str, tf.Tensor]:

@@ -32,6 +32,13 @@ TEXT_FIELDS = {
     "vqa/questions": False,
     "vqa/answers": True,
     "objects/refexp/raw": True,
+    "labels": False,
+    "transcript": False,
+    "qa/question": False,
+    "qa/answers": False,
+    "instruction": False,
+    "context": False,
+    "response": False,
 }
 REPORT_EVERY = 500
 
@@ -109,7 +116,9 @@ def dataset_lines(dataset: StoredDataset, name: str, progress: Callable[..., Non
             for part in path.split("/"):
                 value = value[part]
             values = value.flat_values if isinstance(value, tf.RaggedTensor) else value
-            texts = [" ".join(t.decode("utf-8", "replace").split()) for t in values.numpy().reshape(-1)]
+            texts = [
+                " ".join(t.decode("utf-8", "replace").split()) for t in np.array(values.numpy(), object).reshape(-1)
+            ]
             if TEXT_FIELDS[path]:
                 texts = list(dict.fromkeys(t.lower() for t in texts))
             yield from (t for t in texts if t)

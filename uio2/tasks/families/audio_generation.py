@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uio2.tasks.audio_family import SoundingTask, sounding_segments
+from uio2.tasks.audio_family import CODE, SoundingTask, sounding_segments
 from uio2.tasks.draws import pick
 from uio2.tasks.lazy import tf
 from uio2.tasks.task import DRAW_TARGET, Record, Setting, Texts, clean
@@ -18,7 +18,7 @@ class AudioGeneration(SoundingTask):
     score = ""
 
     def items(self, record: Record) -> tf.Tensor:
-        segments = sounding_segments(record["audio"])
+        segments = sounding_segments(record["audio"], every=CODE)
         return tf.cond(tf.size(_captions(record)) > 0, lambda: segments, lambda: segments[:0])
 
     def texts(self, record: Record, item: tf.Tensor, *, box_text: tf.Tensor | None, draws: tf.Tensor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from uio2.tasks import audio
-from uio2.tasks.audio_family import SoundingTask
+from uio2.tasks.audio_family import CODE, SoundingTask, sounding_segments
 from uio2.tasks.lazy import tf
 from uio2.tasks.task import Record, Setting, Texts, clean
 
@@ -23,10 +23,9 @@ class TextToSpeech(SoundingTask):
     score = ""
 
     def items(self, record: Record) -> tf.Tensor:
-        samples = audio.decode(record["audio"])
-        fits = (tf.size(samples) <= audio.SEGMENT_SAMPLES) & tf.reduce_any(samples != 0)
+        fits = tf.size(audio.decode(record["audio"])) <= audio.SEGMENT_SAMPLES
         usable = fits & (tf.strings.length(clean(record["transcript"])) > 0)
-        return tf.zeros([tf.cast(usable, tf.int32)], tf.int32)
+        return sounding_segments(record["audio"], every=CODE)[: tf.cast(usable, tf.int32)]
 
     def texts(self, record: Record, item: tf.Tensor, *, box_text: tf.Tensor | None, draws: tf.Tensor,
               setting: Setting) -> Texts:  # fmt: skip
