@@ -49,7 +49,7 @@ def trained(mixture: Mixture, *, record: int, draws: Sequence[float] | Mapping[i
 
 
 def usable(mixture: Mixture) -> list[int]:
-    """Evaluation examples in each record of `train`, by the record's own number (the writer deals them to two files)."""
+    """Evaluation examples in each record of `train`, in the order they were given (they are dealt to two files)."""
     (name,) = mixture.tasks
     counts = mixture.counts(name, "train")
     order = [*range(0, len(counts), 2), *range(1, len(counts), 2)]

@@ -33,8 +33,8 @@ class Corruption:
 def hide_spans(words: tf.Tensor, *, how: Corruption, draw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The text with holes and what was in them.
 
-    The holes are as random as in T5: both the hidden and the kept words are cut into as many parts as there are holes,
-    every cut being equally likely. A text starts with kept words and ends with a hole.
+    As in T5, hidden and kept words are cut into parts at places that are all equally likely. Unlike there, a text may
+    start with a hole and need not end with one: a short text has a single hole, which would always be its end.
 
     Args:
       words: string [n], n of at least 2.
@@ -42,7 +42,7 @@ def hide_spans(words: tf.Tensor, *, how: Corruption, draw: tf.Tensor) -> tuple[t
       draw: a number in 0..1 that decides where.
 
     Returns:
-      `a <extra_id_0> d <extra_id_1>` and `<extra_id_0> b c <extra_id_1> e`, string scalars.
+      `a <extra_id_0> d <extra_id_1> f` and `<extra_id_0> b c <extra_id_1> e`, string scalars.
     """
     hidden = _span_mask(tf.size(words), how=how, draw=draw)
     starts = hidden & ~tf.concat([[False], hidden[:-1]], 0)
@@ -67,17 +67,19 @@ def _span_mask(total: tf.Tensor, *, how: Corruption, draw: tf.Tensor) -> tf.Tens
     count = tf.cast(total, tf.float32)
     num_hidden = tf.clip_by_value(tf.cast(tf.round(count * how.share), tf.int32), 1, total - 1)
     num_spans = tf.cast(tf.round(tf.cast(num_hidden, tf.float32) / how.mean), tf.int32)
-    most = tf.minimum(tf.minimum(num_hidden, total - num_hidden), SENTINELS)
+    most = tf.minimum(tf.minimum(num_hidden, total - num_hidden + 1), SENTINELS)
     num_spans = tf.clip_by_value(num_spans, 1, most)
-    places = noise(2 * total, draw)
+    places = noise(2 * total + 1, draw)
     hidden = _parts(num_hidden, num_spans, places[:total])
-    kept = _parts(total - num_hidden, num_spans, places[total:])
-    lengths = tf.reshape(tf.stack([kept, hidden], 1), [-1])
-    return tf.repeat(tf.tile([False, True], [num_spans]), lengths)
+    # One word more at either end, taken away again: the outer parts alone may be empty.
+    kept = _parts(total - num_hidden + 2, num_spans + 1, places[total:])
+    kept -= tf.one_hot(0, num_spans + 1, dtype=tf.int32) + tf.one_hot(num_spans, num_spans + 1, dtype=tf.int32)
+    lengths = tf.reshape(tf.stack([kept, tf.concat([hidden, [0]], 0)], 1), [-1])
+    return tf.repeat(tf.tile([False, True], [num_spans + 1]), lengths)
 
 
 def _parts(total: tf.Tensor, count: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """int32 [count]: lengths of 1 or more that add up to `total`, cut where `places` (float32, `total` or more) say."""
+    """int32 [count]: lengths of 1 or more that add up to `total`, cut where `places`, float32 [total - 1 ..], are least."""
     order = tf.argsort(places[: total - 1], stable=True)
     cuts = tf.sort(order[: count - 1]) + 1
     edges = tf.concat([[0], cuts, [total]], 0)
