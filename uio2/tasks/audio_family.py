@@ -38,7 +38,7 @@ class SoundingTask(Task):
 
     dataset = "audio"
     media_fields = ("audio", "key")
-    takes = ()
+    takes: tuple[str, ...] = ()
     makes = "audio"
 
     def eval_items(self, record: Record, recipe: RegisterSpec) -> tf.Tensor:

@@ -79,7 +79,12 @@ def _span_mask(total: tf.Tensor, *, how: Corruption, draw: tf.Tensor) -> tf.Tens
 
 
 def _parts(total: tf.Tensor, count: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """int32 [count]: lengths of 1 or more that add up to `total`, cut where `places`, float32 [total - 1 ..], are least."""
+    """int32 [count]: lengths of 1 or more that add up to `total`.
+
+    Args:
+      total, count: int32 scalars.
+      places: float32 [total - 1 or more]: the cuts are where the least are.
+    """
     order = tf.argsort(places[: total - 1], stable=True)
     cuts = tf.sort(order[: count - 1]) + 1
     edges = tf.concat([[0], cuts, [total]], 0)

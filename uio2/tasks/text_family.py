@@ -15,7 +15,7 @@ class TextTask(Task):
 
     key: str = "key"
     media_fields = ("key",)
-    takes = ()
+    takes: tuple[str, ...] = ()
 
     def media(self, record: Record, item: tf.Tensor, *, draws: tf.Tensor, setting: Setting) -> Media:
         del item, draws, setting
