@@ -6,6 +6,8 @@ import pytest
 
 from tests.tasks import made
 from tests.tiny import texts
+from uio2.tasks.datasets import StoredDataset
+from uio2.tasks.tokenizer_stage import dataset_lines
 
 
 @pytest.fixture(scope="module")
@@ -36,3 +38,11 @@ def test_indented_lines_keep_their_indent(tokenizer, tmp_path):
     folder = texts.build(tmp_path, name="dolly", rows=(("Write code.", "", code),))
     (row,) = made.evaluated(made.mixture_of("dolly", folder=folder, tokenizer=tokenizer)).metadata
     assert row["target"] == "def f():\n\n    return 1"
+
+
+def test_a_tokenizer_is_trained_on_their_text(mixture):
+    lines = list(dataset_lines(StoredDataset(mixture.dataset("alpaca").directory), "alpaca", lambda *_: None))
+    assert {"Name the colour of the digit in the middle.", "Is a seven larger than a four?", "one two three"} <= set(
+        lines
+    )
+    assert all(line.strip() for line in lines)

@@ -10,12 +10,14 @@ import seqio
 
 from tests.tiny import texts
 from uio2.pipeline.stage import StageError
+from uio2.pipeline.store import Store
 from uio2.tasks.families import all_tasks
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import MixtureError, make_mixture
 from uio2.tasks.mixtures import MIXTURES, shares
 from uio2.tasks.registry import register
 from uio2.tasks.specs import RegisterSpec
+from uio2.tasks.task_list import mixture_rows, rows
 
 FLAN = ("flan2_flan2021", "flan2_t0", "flan2_niv2", "flan2_cot", "flan2_dialog")
 RECIPE = RegisterSpec(rates={"flan2": 1.0}, input_modalities=("text",), text_inputs=48, text_targets=48)
@@ -73,6 +75,15 @@ def test_a_part_of_a_mixture_when_asked_for(two_of_five, tokenizer):
     assert batch["targets/text/mask"].any(axis=1).all()
     with pytest.raises(MixtureError, match=r"no task of RegisterSpec\.rates has its data"):
         make_mixture(recipe, datasets={}, tokenizer=tokenizer)
+
+
+def test_the_list_says_how_much_of_a_mixture_is_built(two_of_five, tmp_path):
+    store, given = Store(tmp_path), {name: str(path) for name, path in two_of_five.items()}
+    (row,) = [row for row in mixture_rows(rows(store, given=given)) if row["mixture"] == "flan2"]
+    assert row["built"] == "2 of 5 tasks"
+    assert not row["ready"]
+    rest = dict.fromkeys(FLAN, "somewhere")
+    assert [row["ready"] for row in mixture_rows(rows(store, given=rest))] == [name == "flan2" for name in MIXTURES]
 
 
 def test_seqio_knows_the_mixtures_that_are_whole(two_of_five, tokenizer, tmp_path):
