@@ -23,6 +23,8 @@ from beam_jobs.specs import CocoSpec, RefCocoSpec
 from beam_jobs.tfds_metadata import write_metadata
 from tests.tiny import audio as tiny_audio
 from tests.tiny import pictures as tiny_pictures
+from tests.tiny import texts as tiny_texts
+from tests.tiny import videos as tiny_videos
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 from uio2.tasks import tokenizer_stage
@@ -41,6 +43,13 @@ TINY: dict[str, Callable[[Path], Path]] = {
     "image_text": tiny_pictures.image_text,
     "vqa_options": tiny_pictures.vqa_options,
     "coco-people": tiny_pictures.coco,
+    "audio_tags": tiny_audio.build_tags,
+    "speech": tiny_audio.build_speech,
+    "video": tiny_videos.build,
+    **{
+        name: functools.partial(tiny_texts.build, name=name)
+        for name in ("alpaca", "dolly", "flan2_flan2021", "flan2_t0", "flan2_niv2", "flan2_cot", "flan2_dialog")
+    },
 }
 # Tasks that read something which the fixture's records of their dataset do not hold.
 ELSEWHERE = {"keypoints_coco_2017": "coco-people", "segmentation_coco_2017": "coco-people"}

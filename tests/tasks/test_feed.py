@@ -145,5 +145,5 @@ def test_crowds_and_bare_records_are_passed_over(mixture):
 def test_missing_dataset_or_unknown_task_is_named(datasets, tokenizer, mixture):
     with pytest.raises(MixtureError, match="needs the dataset 'refcoco'"):
         make_mixture(mixture.recipe, datasets={"coco": datasets["coco"]}, tokenizer=tokenizer)
-    with pytest.raises(StageError, match="no task 'vqa_coco_2071'; did you mean 'vqa_coco_2017'"):
+    with pytest.raises(StageError, match="no task or mixture 'vqa_coco_2071'; did you mean 'vqa_coco_2017'"):
         dataclasses.replace(mixture.recipe, rates={"vqa_coco_2071": 1})

@@ -12,9 +12,11 @@ from tests.tasks import task_golden as golden
 from uio2.tasks import locations
 from uio2.tasks.vocabulary import (
     NUM_SPECIAL,
+    ModelProto,
     UnifiedVocabulary,
     VocabularyError,
     extend_model,
+    tokenizer_mismatch,
 )
 
 
@@ -96,3 +98,47 @@ def test_reference_location_texts():
     for case in expected["parse_points"]:
         points = locations.parse_labelled_points(case["text"], size=(384, 384))
         assert points == (case["points"], case["labels"])
+
+
+def resized(base: bytes, *, pieces: int, letters: str = "") -> UnifiedVocabulary:
+    """A base model with invented pieces up to a size; `letters` in place of the names of its byte pieces."""
+    model = ModelProto.FromString(base)
+    if letters:
+        for n, piece in enumerate(p for p in model.pieces if p.type == p.BYTE):
+            piece.piece, piece.type = f"{letters}{n}", piece.NORMAL
+        model.trainer_spec.byte_fallback = False
+    for n in range(pieces - len(model.pieces)):
+        model.pieces.add(piece=f"invented{n}", score=-1000.0 - n)
+    return UnifiedVocabulary(model.SerializeToString(), source="given.model")
+
+
+def test_published_checkpoints_take_no_tokenizer_of_another_size_or_kind(small_base):
+    assert tokenizer_mismatch(resized(small_base, pieces=32_000), rows=33_280) is None
+    for pieces in (len(ModelProto.FromString(small_base).pieces), 31_999, 32_001):
+        wrong = tokenizer_mismatch(resized(small_base, pieces=pieces), rows=33_280)
+        assert wrong.startswith(f"given.model: a base model of {pieces} pieces, expected 32000")
+        assert "LLaMA" in wrong
+    wrong = tokenizer_mismatch(resized(small_base, pieces=32_000, letters="q"), rows=33_280)
+    assert "piece 3 is 'q0', expected '<0x00>'" in wrong
+
+
+def test_other_models_need_a_row_for_each_piece(small_base):
+    vocabulary = resized(small_base, pieces=400)
+    assert tokenizer_mismatch(vocabulary, rows=2048) is None
+    assert "1625 pieces" in tokenizer_mismatch(vocabulary, rows=1600)
+    assert "expected 1664" in tokenizer_mismatch(vocabulary, rows=1600)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b'{"version": "1.0", "model": {"type": "BPE"}}', "tokenizer.json"),
+        (b"IQ== 0\nIg== 1\nIw== 2\n", "LLaMA 3"),
+        (b"\xff\xff no model", "32000 pieces"),
+    ],
+)
+def test_files_that_are_mistaken_for_a_tokenizer_are_told_apart(tmp_path, data, kind):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(data)
+    with pytest.raises(VocabularyError, match=rf"tokenizer\.model: not a SentencePiece model.*{kind}"):
+        UnifiedVocabulary.from_file(path)

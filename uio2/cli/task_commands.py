@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uio2.cli.options import add_command, print_json, store_of
 from uio2.pipeline.stage import UsageError
 
 COLUMNS = ("task", "input", "output", "prompts", "scored by", "dataset", "built")
+MIXTURE_COLUMNS = ("mixture", "members", "built")
 
 
 def add(commands: Any) -> None:
@@ -18,9 +20,10 @@ def add(commands: Any) -> None:
     tasks = add_command(
         commands,
         "tasks",
-        about="list the tasks and the data each needs, or run examples of one through all stages",
+        about="list the tasks, the mixtures and the data each needs, or run examples of one through all stages",
         details="""
-            `built` names the artifact in the store that a task would read, or the command that makes it.
+            `built` names the artifact in the store that a task would read, or the command that makes it. A mixture's
+            name stands for its tasks wherever rates name tasks.
             `check` reports shapes, token counts, truncations and dropped examples. Exit status 1 if a task has no
             usable example.""",
         examples="""
@@ -31,7 +34,9 @@ def add(commands: Any) -> None:
         handler=run_tasks,
     )
     tasks.add_argument("action", nargs="?", choices=["list", "check"], default="list")
-    tasks.add_argument("name", nargs="*", metavar="NAME", help="tasks to check; `all` checks every task that is built")
+    tasks.add_argument(
+        "name", nargs="*", metavar="NAME", help="tasks or mixtures to check; `all` checks every task that is built"
+    )
     add_data_options(tasks)
     tasks.add_argument("--split", default="validation", help="checked split; train where there is no such one")
     tasks.add_argument("--num_examples", type=int, default=20, metavar="N", help="examples of each task (default 20)")
@@ -54,21 +59,28 @@ def run_tasks(args: argparse.Namespace) -> int:
         return _check(args)
     if args.name:
         raise UsageError(f"tasks list takes no names, got {args.name[0]!r}; `uio2 tasks check {args.name[0]}` runs it")
-    from uio2.tasks.task_list import rows
+    from uio2.tasks.task_list import mixture_rows, rows
 
     found = rows(store_of(args), given=given_datasets(args))
+    mixtures = mixture_rows(found)
     if args.json:
-        print_json(found)
+        print_json({"tasks": found, "mixtures": mixtures})
         return 0
+    _print_table(found, columns=COLUMNS)
+    print()
+    _print_table(mixtures, columns=MIXTURE_COLUMNS)
+    print(f"{len(found)} tasks, {sum(row['ready'] for row in found)} of them with data in the store", file=sys.stderr)
+    return 0
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*COLUMNS, box=None, pad_edge=False)
-    for row in found:
-        table.add_row(*(str(row[column]) for column in COLUMNS))
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-    print(f"{len(found)} tasks, {sum(row['ready'] for row in found)} of them with data in the store", file=sys.stderr)
-    return 0
 
 
 def given_datasets(args: argparse.Namespace) -> dict[str, str]:
@@ -85,6 +97,7 @@ def given_datasets(args: argparse.Namespace) -> dict[str, str]:
 def _check(args: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its notices would bury the report
     from uio2.tasks.families import TaskError, all_tasks
+    from uio2.tasks.mixtures import MIXTURES, shares
     from uio2.tasks.task_check import TaskData, check_task
     from uio2.tasks.task_list import dataset_of
 
@@ -92,6 +105,7 @@ def _check(args: argparse.Namespace) -> int:
     names = list(args.name)
     if names == ["all"]:
         names = [name for name, task in all_tasks().items() if dataset_of(task, store=store, given=given)]
+    names = [task for name in names for task in (shares(name) if name in MIXTURES else [name])]
     if not names:
         raise UsageError("tasks check needs the NAME of a task, or `all`; `uio2 tasks` lists them")
     data = TaskData(store, datasets=given, tokenizer=args.tokenizer, gin_files=args.gin_file,

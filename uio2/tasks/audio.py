@@ -31,8 +31,9 @@ _REST_SLACK, _REST_LEAST = 0.1, SEGMENT_SECONDS / 2
 
 def decode(data: tf.Tensor) -> tf.Tensor:
     """WAV bytes (string scalar) as float32 [samples], mono at 16 kHz, in -1..1."""
-    # Bytes in a graph, an array of no dimension without one.
-    samples = tf.numpy_function(lambda d: read_wav(np.asarray(d).item()), [data], tf.float32, stateful=False)
+    # Bytes in a graph, an array of no dimension without one; as an object, since numpy's own bytes drop zeros at the
+    # end, which is all that a silent clip holds.
+    samples = tf.numpy_function(lambda d: read_wav(np.asarray(d, object).item()), [data], tf.float32, stateful=False)
     return tf.ensure_shape(samples, [None])
 
 

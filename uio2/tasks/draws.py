@@ -20,3 +20,8 @@ def noise(count: int | tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
     """float32 [count] in 0..1, a function of one number: for orders and samples (Philox, so the same everywhere)."""
     seed = tf.stack([tf.bitcast(draw, tf.int32), tf.constant(0)])
     return tf.random.stateless_uniform([count], seed, alg="philox")
+
+
+def shuffle(values: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+    """The rows of a tensor in an order that is a function of one number."""
+    return tf.gather(values, tf.argsort(noise(tf.shape(values)[0], draw), stable=True))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,12 @@ import tensorflow as tf
 from uio2.model.config import ModelConfig
 from uio2.pipeline.stage import spec_from_json
 from uio2.tasks.datasets import DatasetError, StoredDataset
-from uio2.tasks.families import TaskError, find_task
+from uio2.tasks.families import find_task
 from uio2.tasks.model_check import mismatch
+from uio2.tasks.sources import DATASETS
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import Setting, Task, preprocessor
-from uio2.tasks.vocabulary import UnifiedVocabulary
+from uio2.tasks.vocabulary import UnifiedVocabulary, tokenizer_mismatch
 
 MIXTURE_FILE = "mixture.json"
 
@@ -83,11 +84,9 @@ class Mixture:
         wrong = mismatch(self.recipe, config)
         if wrong:
             raise MixtureError(wrong)
-        if config.text_vocab_size < self.vocabulary.vocab_size:
-            raise MixtureError(
-                f"the model's text_vocab_size is {config.text_vocab_size}, the tokenizer has "
-                f"{self.vocabulary.vocab_size} pieces; expected {self.vocabulary.padded_size}"
-            )
+        wrong = tokenizer_mismatch(self.vocabulary, rows=config.text_vocab_size)
+        if wrong:
+            raise MixtureError(wrong)
 
     @functools.cache  # noqa: B019  one or two mixtures per process
     def counts(self, name: str, split: str) -> np.ndarray:
@@ -126,22 +125,41 @@ def make_mixture(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], to
       tokenizer: a SentencePiece file, a folder with `tokenizer.model`, or a vocabulary.
       counts_at: see `Mixture`.
 
+    Returns:
+      The mixture; its recipe lacks the tasks that were left out (`RegisterSpec.missing_data`).
+
     Raises:
-      MixtureError: an unknown task, or a dataset that a task needs is not given.
+      MixtureError: a dataset that a task needs is not given.
     """
-    for name in recipe.rates:
-        try:
-            needed = find_task(name).dataset
-        except TaskError as error:
-            raise MixtureError(f"RegisterSpec.rates: {error}") from error
-        if needed not in datasets:
-            raise MixtureError(
-                f"task {name!r} needs the dataset {needed!r}; given: {sorted(datasets)}. Build it or remove the task"
-            )
+    missing = [name for name in recipe.rates if find_task(name).dataset not in datasets]
+    if missing and recipe.missing_data == "error":
+        raise MixtureError(_missing_data(missing, given=datasets))
+    if missing:
+        recipe = _without(recipe, missing)
     stored = {name: StoredDataset(path) for name, path in datasets.items()}
     if not isinstance(tokenizer, UnifiedVocabulary):
         tokenizer = UnifiedVocabulary.from_file(tokenizer)
     return Mixture(recipe, stored, tokenizer, counts_at)
+
+
+def _missing_data(names: Sequence[str], *, given: Mapping[str, str | Path]) -> str:
+    needed = {name: find_task(name).dataset for name in names}
+    builds = [f"uio2 build {DATASETS[d].build}" for d in dict.fromkeys(needed.values()) if d in DATASETS]
+    return (
+        f"{', '.join(f'task {name!r} needs the dataset {dataset!r}' for name, dataset in needed.items())}; "
+        f"given: {sorted(given)}. Build what is missing ({', '.join(builds)}), remove the tasks, or set "
+        f"RegisterSpec.missing_data = 'leave_out'"
+    )
+
+
+def _without(recipe: RegisterSpec, names: Sequence[str]) -> RegisterSpec:
+    """The recipe without these tasks, nor prompts that only they used."""
+    rates = {name: rate for name, rate in recipe.rates.items() if name not in names}
+    if not any(rate > 0 for rate in rates.values()):
+        raise MixtureError(f"no task of RegisterSpec.rates has its data; without it are {', '.join(names)}")
+    used = {find_task(name).prompts for name in rates}
+    prompts = {family: text for family, text in recipe.prompts.items() if family in used}
+    return dataclasses.replace(recipe, rates=rates, prompts=prompts)
 
 
 def open_mixture(folder: str | Path, *, datasets: Mapping[str, str | Path], tokenizer: str | Path) -> Mixture:
@@ -156,8 +174,13 @@ def open_mixture(folder: str | Path, *, datasets: Mapping[str, str | Path], toke
     values = json.loads(path.read_text())
     recipe = spec_from_json(RegisterSpec, values["recipe"])
     mixture = make_mixture(recipe, datasets=datasets, tokenizer=tokenizer, counts_at=Path(folder))
-    if mixture.vocabulary.sha256 != values["tokenizer"]["sha256"]:
-        raise MixtureError(f"{tokenizer}: another tokenizer than the mixture was registered with; register again")
+    registered, given = values["tokenizer"], mixture.vocabulary
+    if given.sha256 != registered["sha256"]:
+        raise MixtureError(
+            f"{tokenizer}: another tokenizer than the mixture was registered with: {given.base_size} pieces, sha256 "
+            f"{given.sha256[:12]}; expected {registered['base_size']} pieces, {registered['sha256'][:12]}. Give that "
+            f"one, or register again and train again, since every id means another piece"
+        )
     return mixture
 
 

@@ -37,6 +37,10 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
         raise StageError(f"register has inputs {sorted(context.inputs)}; expected one named 'tokenizer'")
     directories = {k: dataset_directory(a) for k, a in context.inputs.items() if a.kind == "dataset"}
     mixture = make_mixture(spec, datasets=directories, tokenizer=context.inputs["tokenizer"].path)
+    left_out = [name for name in spec.rates if name not in mixture.tasks]
+    if left_out:
+        print(f"left out, their datasets are not given: {', '.join(left_out)}")
+    spec = mixture.recipe
     only_evaluated = _untrainable(mixture) if spec.untrainable == "evaluate" else []
     if only_evaluated:
         print(f"only evaluated, their train split holds no example: {', '.join(only_evaluated)}")
@@ -64,6 +68,7 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
     return {
         "tasks": {name: task["splits"] for name, task in tasks.items()},
         "only_evaluated": only_evaluated,
+        "left_out": left_out,
         "padded_size": vocabulary.padded_size,
     }
 

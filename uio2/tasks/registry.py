@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 
 from uio2.tasks.converter import task_features
 from uio2.tasks.mixture import Mixture, make_mixture
+from uio2.tasks.mixtures import MIXTURES, shares
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import NUM_DRAWS
 from uio2.tasks.unified import unify_one
@@ -25,7 +26,8 @@ SPLITS = ("train", "validation")
 
 def register(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], tokenizer: str | Path,
              mixture_name: str = "uio2") -> Mixture:  # fmt: skip
-    """Registers every task of the recipe, and the mixture, with seqio; calling it again replaces them.
+    """Registers every task of the recipe with seqio, their mixture, and the named mixtures (`uio2.tasks.mixtures`) all
+    of whose tasks are among them; calling it again replaces them.
 
     Args:
       recipe: rates, lengths and sizes.
@@ -37,14 +39,15 @@ def register(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], tokeni
       The mixture the feeds work on.
     """
     mixture = make_mixture(recipe, datasets=datasets, tokenizer=tokenizer)
-    if mixture_name in seqio.MixtureRegistry.names():
-        seqio.MixtureRegistry.remove(mixture_name)
     for name in mixture.tasks:
         if name in seqio.TaskRegistry.names():
             seqio.TaskRegistry.remove(name)
         _add(mixture, name)
-    trained = [(name, rate) for name, rate in recipe.rates.items() if rate > 0]
-    seqio.MixtureRegistry.add(mixture_name, trained)
+    whole = {name: shares(name) for name in MIXTURES if shares(name).keys() <= set(mixture.tasks)}
+    for name, rates in ({mixture_name: mixture.recipe.rates} | whole).items():
+        if name in seqio.MixtureRegistry.names():
+            seqio.MixtureRegistry.remove(name)
+        seqio.MixtureRegistry.add(name, [(task, rate) for task, rate in rates.items() if rate > 0])
     return mixture
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from uio2.model.config import INPUT_MODALITIES, TARGET_MODALITIES
 from uio2.pipeline.stage import StageError, StageType
+from uio2.tasks.mixtures import expand
 from uio2.tasks.prompts import PromptError, load_prompts, prompt_file
 
 # Prompt families of `FIRST_TASKS`.
@@ -66,7 +67,8 @@ class RegisterSpec:
     """A mixture of tasks and the shapes its examples take.
 
     Attributes:
-      rates: task name -> relative share of the training examples; a task with rate 0 is only evaluated.
+      rates: task name -> relative share of the training examples; a task with rate 0 is only evaluated. The name of a
+        mixture (`uio2.tasks.mixtures`) stands for its tasks, which share the rate.
       input_modalities: of text, image, image_history, audio, audio_history: what batches hold. Of a task that gives
         more, the rest is left out; what it lacks is filled with zeros.
       target_modalities: of text, image, audio: likewise.
@@ -90,6 +92,8 @@ class RegisterSpec:
       max_objects: tasks about one object or region each evaluate at most this many of an image.
       untrainable: what a task with a rate but no example in `train` means: `error`, or `evaluate` to go on with
         rate 0 and say so (a user's folder may hold some annotations for one split only).
+      missing_data: what a task whose dataset is not given means: `error`, or `leave_out` for a mixture of which only
+        a part is built.
       check_examples: examples of each task and split that are run through all stages before publishing.
       prompts_sha256: derived: the prompts of these tasks, so that a changed wording is a changed recipe.
     """
@@ -116,6 +120,7 @@ class RegisterSpec:
     vqa_target: str = "random"
     max_objects: int = 20
     untrainable: str = "error"
+    missing_data: str = "error"
     check_examples: int = 20
     prompts_sha256: str = dataclasses.field(init=False)
 
@@ -124,6 +129,7 @@ class RegisterSpec:
             object.__setattr__(self, field, tuple(getattr(self, field)))
         _choice("prompt_set", self.prompt_set, ("all", "eval"))
         _choice("untrainable", self.untrainable, ("error", "evaluate"))
+        _choice("missing_data", self.missing_data, ("error", "leave_out"))
         _choice("vqa_target", self.vqa_target, ("random", "majority"))
         _choice("resize", self.resize, ("bilinear", "random"))
         if not self.rates or min(self.rates.values()) < 0 or sum(self.rates.values()) <= 0:
@@ -135,15 +141,24 @@ class RegisterSpec:
                 raise StageError(f"RegisterSpec.{field} is {getattr(self, field)}; expected 1 or more")
         self._check_modalities()
         self._check_sizes()
+        self._name_tasks()
         self._read_prompts()
 
+    def _name_tasks(self) -> None:
+        from uio2.tasks.families import TaskError  # they import this module
+
+        try:
+            object.__setattr__(self, "rates", expand(self.rates))
+        except TaskError as error:
+            raise StageError(f"RegisterSpec.rates: {error}") from error
+
     def _read_prompts(self) -> None:
-        from uio2.tasks.families import TaskError, find_task  # they import this module
+        from uio2.tasks.families import find_task  # they import this module
 
         try:
             used = sorted({find_task(name).prompts for name in self.rates} - {""})
             given = {family: _content(family, value) for family, value in self.prompts.items()}
-        except (TaskError, PromptError) as error:
+        except PromptError as error:
             raise StageError(f"RegisterSpec: {error}") from error
         for family in given:
             if family not in used:

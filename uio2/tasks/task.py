@@ -305,15 +305,20 @@ def see(record: Record, *, draws: tf.Tensor, setting: Setting, box: tf.Tensor | 
         "image_inputs": image.render(pixels, placement, size=size, method=method),
         "image_inputs_mask": image.pixel_mask(placement, size=size),
     }
-    if recipe.image_input_samples is not None:
-        every = image.Canvas(size, recipe.image_patch_size).num_patches
-        features["image_inputs_noise"] = noise(every, draws[DRAW_PIXELS])
+    features |= patch_noise(recipe, draws[DRAW_PIXELS])
     image_id = tf.cast(record["image/id"], tf.int64)
     media = Media(features, image_id, tf.strings.as_string(image_id), placement.info(), tf.zeros(4))
     if box is not None:
         text = boxes.to_text(boxes.to_canvas(box, placement, size=size), size=size)
         media = dataclasses.replace(media, box=tf.reshape(box * tf.tile(source, [2]), [4]), box_text=text)
     return Seen(pixels, placement, target, media)
+
+
+def patch_noise(recipe: RegisterSpec, draw: tf.Tensor) -> dict[str, tf.Tensor]:
+    """`image_inputs_noise` where the recipe samples patches, else nothing."""
+    if recipe.image_input_samples is None:
+        return {}
+    return {"image_inputs_noise": noise(image.Canvas(recipe.image_size, recipe.image_patch_size).num_patches, draw)}
 
 
 def _shows(box: tf.Tensor, placement: image.Placement, *, size: tuple[int, int]) -> tf.Tensor:

@@ -18,6 +18,7 @@ from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.eval_feed import count_eval_examples, eval_examples
 from uio2.tasks.families import find_task
 from uio2.tasks.mixture import Mixture, make_mixture
+from uio2.tasks.mixtures import expand
 from uio2.tasks.sources import DATASETS
 from uio2.tasks.specs import RegisterSpec, TokenizerSpec
 from uio2.tasks.task_list import dataset_of
@@ -47,12 +48,13 @@ class TaskData:
     bindings: Sequence[str] = ()
 
     def mixture(self, rates: Mapping[str, float]) -> Mixture:
-        """Tasks with their rates, in the modalities they have unless gin says otherwise.
+        """Tasks and named mixtures with their rates, in the modalities they have unless gin says otherwise.
 
         Raises:
-          TaskError: an unknown task.
+          TaskError: an unknown name.
           UsageError: data of a task is neither given nor in the store.
         """
+        rates = expand(rates)
         tasks = [find_task(name) for name in rates]
         folders: dict[str, Path] = {}
         for task in tasks:

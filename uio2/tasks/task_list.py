@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from uio2.pipeline.store import Store, artifact_of
 from uio2.tasks.families import all_tasks
+from uio2.tasks.mixtures import MIXTURES, shares
 from uio2.tasks.sources import DATASETS
 from uio2.tasks.task import Task
 
@@ -30,6 +31,22 @@ def rows(store: Store, *, given: Mapping[str, str] | None = None) -> list[dict[s
             "ready": place is not None,
         })  # fmt: skip
     return found
+
+
+def mixture_rows(tasks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per named mixture, from the rows of the tasks; `shares` says what each of its tasks gets."""
+    ready = {row["task"]: row["ready"] for row in tasks}
+    return [
+        {
+            "mixture": name,
+            "about": mixture.about,
+            "members": ", ".join(mixture.weights),
+            "built": f"{sum(ready.get(task, False) for task in shares(name))} of {len(shares(name))} tasks",
+            "ready": all(ready.get(task, False) for task in shares(name)),
+            "shares": shares(name),
+        }
+        for name, mixture in MIXTURES.items()
+    ]
 
 
 def dataset_of(task: Task, *, store: Store, given: Mapping[str, str]) -> tuple[str, Path] | None:

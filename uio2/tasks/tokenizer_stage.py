@@ -34,9 +34,15 @@ TEXT_FIELDS = {
     "objects/refexp/raw": True,
     "regions/phrase": False,
     "texts": False,
-    "labels": True,
     "questions/question": False,
     "questions/options": False,
+    "labels": False,
+    "transcript": False,
+    "qa/question": False,
+    "qa/answers": False,
+    "instruction": False,
+    "context": False,
+    "response": False,
 }
 REPORT_EVERY = 500
 
@@ -114,7 +120,9 @@ def dataset_lines(dataset: StoredDataset, name: str, progress: Callable[..., Non
             for part in path.split("/"):
                 value = value[part]
             values = value.flat_values if isinstance(value, tf.RaggedTensor) else value
-            texts = [" ".join(t.decode("utf-8", "replace").split()) for t in values.numpy().reshape(-1)]
+            texts = [
+                " ".join(t.decode("utf-8", "replace").split()) for t in np.array(values.numpy(), object).reshape(-1)
+            ]
             if TEXT_FIELDS[path]:
                 texts = list(dict.fromkeys(t.lower() for t in texts))
             yield from (t for t in texts if t)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -31,7 +32,15 @@ PARADIGMS = ("[Text] [S]", "[Text] [R]", "[Text] [X]", "[Image] [S]", "[Image] [
 NUM_SPECIAL = EXTRA_IDS + 2 * HISTORY_SLOTS + 2 + len(PARADIGMS)
 PAD_MULTIPLE = 128
 
+# The published checkpoints: pieces of their base model, rows of their embedding, and where the base model is.
+PUBLISHED_PIECES, PUBLISHED_ROWS = 32_000, 33_280
+PUBLISHED_SOURCE = (
+    "`tokenizer.model` of LLaMA 1 or 2 (Meta's download, or the file of that name in a LLaMA 2 repository of the "
+    "Hugging Face hub, once its licence is accepted): a SentencePiece model of 32000 pieces, the first of them <unk>, "
+    "<s>, </s> and the 256 bytes"
+)
 _CONTROL = ("<s>", "</s>", "<unk>")
+_BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
 
 
 class VocabularyError(ValueError):
@@ -52,6 +61,38 @@ def padded_size(base_size: int) -> int:
     return -(-(base_size + NUM_SPECIAL) // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
+def tokenizer_mismatch(vocabulary: UnifiedVocabulary, *, rows: int) -> str | None:
+    """Why a model whose text embedding has so many rows cannot use a vocabulary, with what to do; None if it can.
+
+    An embedding of the published size is taken for a published one, where every row has a meaning; any other may have
+    rows to spare.
+    """
+    if rows == PUBLISHED_ROWS:
+        wrong = _not_published(vocabulary)
+        if wrong:
+            return (
+                f"{vocabulary.source}: {wrong}; a text_vocab_size of {rows} is that of the published checkpoints, "
+                f"which need {PUBLISHED_SOURCE}. To train with this tokenizer from scratch, set text_vocab_size to "
+                f"{vocabulary.padded_size}"
+            )
+    if rows < vocabulary.vocab_size:
+        return (
+            f"{vocabulary.source}: {vocabulary.vocab_size} pieces with the special ones, the model's text_vocab_size "
+            f"is {rows}; expected {vocabulary.padded_size}. Set it, or give the tokenizer the model was trained with"
+        )
+    return None
+
+
+def _not_published(vocabulary: UnifiedVocabulary) -> str | None:
+    if vocabulary.base_size != PUBLISHED_PIECES:
+        return f"a base model of {vocabulary.base_size} pieces, expected {PUBLISHED_PIECES}"
+    first = len(_CONTROL)
+    for token, expected in enumerate(_BYTES, first):
+        if vocabulary.piece(token) != expected:
+            return f"piece {token} is {vocabulary.piece(token)!r}, expected {expected!r}"
+    return None
+
+
 def extend_model(base: bytes, *, source: str = "tokenizer") -> bytes:
     """The serialized model with control pieces in our order and the special pieces appended.
 
@@ -62,7 +103,7 @@ def extend_model(base: bytes, *, source: str = "tokenizer") -> bytes:
     try:
         model.ParseFromString(base)
     except Exception as error:  # protobuf's DecodeError has moved between its releases
-        raise VocabularyError(f"{source}: not a SentencePiece model ({error})") from error
+        raise VocabularyError(f"{source}: not a SentencePiece model ({error}){_other_kind(base)}") from error
     by_name = {p.piece: p for p in model.pieces}
     missing = [name for name in _CONTROL if name not in by_name]
     if missing:
@@ -83,16 +124,27 @@ def extend_model(base: bytes, *, source: str = "tokenizer") -> bytes:
     return model.SerializeToString()
 
 
+def _other_kind(data: bytes) -> str:
+    """What files that people mistake for one are, with what to take instead."""
+    if data.lstrip().startswith(b"{"):
+        return f"; a JSON file, as the hub's tokenizer.json is; take {PUBLISHED_SOURCE}"
+    if re.match(rb"[A-Za-z0-9+/]+=* \d+\s", data):
+        return f"; a table of ranks, as LLaMA 3's tokenizer.model is, which is of another kind; take {PUBLISHED_SOURCE}"
+    return f"; expected one that you trained, or {PUBLISHED_SOURCE}"
+
+
 class UnifiedVocabulary(seqio.Vocabulary):
     """A base SentencePiece model by its bytes, extended; Python and TensorFlow paths agree.
 
     Attributes:
       base_size: pieces of the base model.
       sha256: of the base model's bytes.
+      source: where it came from, for messages.
     """
 
     def __init__(self, base: bytes, *, source: str = "tokenizer") -> None:
         super().__init__(extra_ids=0)
+        self.source = source
         self._model = extend_model(base, source=source)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         self.sha256 = hashlib.sha256(base).hexdigest()
