@@ -20,6 +20,7 @@ class VqaOptions(Task):
     prompts = "vqa_options"
     fields = ("questions/id", "questions/question", "questions/options", "questions/answer")
     score = "exact_match"
+    has_choices = True
 
     def items(self, record: Record) -> tf.Tensor:
         questions = record["questions"]
