@@ -9,10 +9,14 @@ import pytest
 import tensorflow as tf
 
 from tests.tasks import made
-from tests.tiny import audio, texts
+from tests.tiny import audio, texts, videos
+from uio2.model.config import INPUT_MODALITIES, TARGET_MODALITIES
 from uio2.tasks import hiding, image
 from uio2.tasks.families.denoise_text import EXTREME, REGULAR
+from uio2.tasks.feed import Feed
+from uio2.tasks.mixture import make_mixture
 from uio2.tasks.spans import Corruption, hide_spans
+from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import DRAW_ITEM, DRAW_TARGET
 
 LONG = " ".join(f"w{n}" for n in range(200))
@@ -163,3 +167,22 @@ def test_hidden_sound_is_not_heard_and_alone_counts(tokenizer, tmp_path):
     assert not (heard & hidden).any()
     assert ((heard | hidden) <= there).all()
     assert hidden.sum() / (hidden | heard).sum() == pytest.approx(0.8, abs=0.02)
+
+
+def test_all_ways_mix_in_one_batch_and_each_row_teaches(datasets, tokenizer, tmp_path):
+    """Texts, code masks, pictures and sound that some rows have and others lack, video among them."""
+    names = ("denoise_text_coco", "denoise_image_coco", "denoise_audio", "video_captioning")
+    recipe = RegisterSpec(**{
+        **made.SMALL, "rates": dict.fromkeys(names, 1.0), "input_modalities": INPUT_MODALITIES,
+        "target_modalities": TARGET_MODALITIES,
+    })  # fmt: skip
+    stored = {"coco": datasets["coco"], "audio": audio.build(tmp_path), "video": videos.build(tmp_path)}
+    batch = next(Feed(make_mixture(recipe, datasets=stored, tokenizer=tokenizer), seed=3).batches(batch_size=24))
+    taught = {kind: batch[f"targets/{kind}/{mask}"].any(axis=1)
+              for kind, mask in (("text", "mask"), ("image", "loss_mask"), ("audio", "loss_mask"))}  # fmt: skip
+    assert (sum(rows.astype(int) for rows in taught.values()) == 1).all()
+    assert all(rows.any() for rows in taught.values())
+    for kind in ("image", "audio"):
+        counted, hidden = batch[f"targets/{kind}/loss_mask"], batch[f"targets/{kind}/task_mask"]
+        np.testing.assert_array_equal(counted, hidden)
+        assert (counted.sum(axis=1) < batch[f"targets/{kind}/mask"].sum(axis=1))[taught[kind]].all()
