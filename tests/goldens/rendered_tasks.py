@@ -183,7 +183,7 @@ def _shown(value: Any) -> str:
         return f"{value:.3f}"
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
-    if isinstance(value, str) and not value.isprintable():
+    if isinstance(value, str) and not value.replace("\n", " ").replace("\t", " ").isprintable():
         return "a file"
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"

@@ -23,17 +23,7 @@ FLAN = ("flan2_flan2021", "flan2_t0", "flan2_niv2", "flan2_cot", "flan2_dialog")
 RECIPE = RegisterSpec(rates={"flan2": 1.0}, input_modalities=("text",), text_inputs=48, text_targets=48)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=pytest.mark.xfail(strict=True, reason="the other families of pictures are not here yet")
-        )
-        if name in ("vision_language", "multimodal")
-        else name
-        for name in MIXTURES
-    ],
-)
+@pytest.mark.parametrize("name", MIXTURES)
 def test_every_task_of_a_mixture_exists(name):
     found = shares(name)
     assert sum(found.values()) == pytest.approx(1)
