@@ -27,11 +27,11 @@ def _clips(folder: Path) -> Path:
 
 
 def test_a_dataset_of_ones_own_is_what_a_task_reads(uio2, tmp_path):  # noqa: F811
-    before = {row["task"]: row for row in json.loads(uio2("tasks", "--json").stdout)}
+    before = {row["task"]: row for row in json.loads(uio2("tasks", "--json").stdout)["tasks"]}
     assert before["audio_caption"]["built"] == "no: uio2 build audio"
     done = uio2("build", "audio", "--audio", str(_clips(tmp_path / "clips")))
     assert done.returncode == 0, done.stderr
-    after = {row["task"]: row for row in json.loads(uio2("tasks", "--json").stdout)}
+    after = {row["task"]: row for row in json.loads(uio2("tasks", "--json").stdout)["tasks"]}
     assert (after["audio_caption"]["built"], after["audio_caption"]["ready"]) == ("datasets/build-audio", True)
 
 

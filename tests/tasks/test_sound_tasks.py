@@ -22,7 +22,7 @@ def test_tags_are_distinct_and_training_draws_their_order(folders, tokenizer):
     assert made.usable(mixture) == [1, 1, 1, 1, 0]
     rows = {row["example_id"]: row for row in made.evaluated(mixture).metadata}
     assert rows["train/1.wav/0"]["target"] == "Tone, Speech"
-    assert rows["train/2.wav/0"]["truth/labels"] == ["a, b", "c"]
+    assert rows["train/2.wav/0"]["truth/labels"] == [b"a, b", b"c"]
     drawn = {
         made.trained(mixture, record=0, draws={DRAW_TARGET: draw})["text_targets"].decode()
         for draw in np.linspace(0, 0.99, 12)
