@@ -81,6 +81,8 @@ def open_binary(path: str) -> BinaryIO:
 
 def subfolders(root: Path) -> tuple[str, ...]:
     """Names of the folders directly below `root`, sorted."""
+    if not root.is_dir():
+        raise StageError(f"{root} is a file; expected the folder that holds it and what it names")
     return tuple(sorted(p.name for p in root.iterdir() if p.is_dir()))
 
 
