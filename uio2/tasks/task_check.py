@@ -28,6 +28,8 @@ from uio2.tasks.vocabulary import UnifiedVocabulary
 CONFIG = "configs/tasks/check.gin"
 MASKS = ("targets/text/mask", "targets/image/loss_mask", "targets/audio/loss_mask")
 TRAINED_LINES = 20_000
+# Above the number of characters that any text we know holds; fewer pieces come out where the text is small.
+TRAINED_PIECES = 8000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,7 @@ class TaskData:
         for name, folder in folders.items():
             dataset = StoredDataset(folder)
             lines += [*dataset.classes(), *dataset_lines(dataset, name, lambda *_: None)]
-        return UnifiedVocabulary(train(lines[:TRAINED_LINES], spec=TokenizerSpec()), source="trained on the data")
+        return UnifiedVocabulary(train(lines[:TRAINED_LINES], spec=TokenizerSpec(vocab_size=TRAINED_PIECES)), source="trained on the data")
 
 
 @dataclasses.dataclass(frozen=True)
