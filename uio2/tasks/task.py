@@ -241,7 +241,7 @@ def image_media(record: Record, box: tf.Tensor | None, *, draws: tf.Tensor, sett
     """`record["image"]` decoded and on the canvas, with a normalised box [4] of it or None."""
     recipe, size = setting.recipe, setting.recipe.image_size
     pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
-    source = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    source = tf.cast(image.source_size(record["image"]), tf.float32)
     placement = _placement(source, box, draws, setting)
     method: str | tf.Tensor = "bilinear"
     if setting.training and recipe.resize == "random":
