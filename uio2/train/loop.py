@@ -8,12 +8,13 @@ back to the restored step, so that an interrupted run leaves the same file as an
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from uio2.train.specs import TrainSpec, VisionTowerSpec
 
 HISTORY = "history.jsonl"
 Batch = Mapping[str, np.ndarray]
-LossFn = Callable[[Any, Mapping[str, Any]], tuple[jax.Array, dict[str, jax.Array]]]
+LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
 class Interrupted(Exception):
@@ -43,13 +44,15 @@ class Loop:
     """What to train and for how long.
 
     Attributes:
-      loss: (parameters, batch) -> (loss, scalar metrics).
+      loss: (parameters, batch) -> (loss, scalar metrics); with `static` (parameters, batch, static).
       batches: step -> iterator over host batches from that step on.
       optimizer: an optax transformation.
       learning_rate: its schedule, for the log.
       steps, log_every, checkpoint_every: in steps.
       mesh: devices.
       label: what the progress line calls it.
+      static: what of a host batch the step is compiled for, hashable; few different values, or all the time goes
+        into compiling.
     """
 
     loss: LossFn
@@ -61,11 +64,12 @@ class Loop:
     checkpoint_every: int
     mesh: Mesh
     label: str
+    static: Callable[[Batch], Hashable] | None = None
 
     @classmethod
     def of(
         cls, spec: TrainSpec | VisionTowerSpec, *, loss: LossFn, batches: Callable[[int], Iterator[Batch]], mesh: Mesh,
-        label: str, frozen: tuple[str, ...] = (),
+        label: str, frozen: tuple[str, ...] = (), static: Callable[[Batch], Hashable] | None = None,
     ) -> Loop:  # fmt: skip
         """The loop a stage's recipe asks for; `frozen` as for `make_optimizer`."""
         return cls(
@@ -78,6 +82,7 @@ class Loop:
             checkpoint_every=spec.checkpoint_every,
             mesh=mesh,
             label=label,
+            static=static,
         )
 
 
@@ -105,7 +110,7 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
         write_text(history_path, history_text(history))
         with history_path.open("a", encoding="utf-8") as log:
             for done, batch in zip(range(first + 1, loop.steps + 1), itertools.chain([head], batches), strict=False):
-                state = update(state, place_batch(batch, loop.mesh))
+                state = update(state, place_batch(batch, loop.mesh), loop.static(batch) if loop.static else None)
                 if done % loop.log_every == 0 or done == loop.steps:
                     row = _row(loop, done, state["sums"])
                     state["sums"] = jax.device_put(zeros, replicated(loop.mesh))
@@ -122,25 +127,29 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
     return state["params"], history
 
 
-def _make_update(loop: Loop, params: Any, batch: Batch) -> tuple[Callable[[Any, Any], Any], dict[str, np.ndarray]]:
-    """The jitted step (state, batch) -> state, and zero sums of its metrics.
+def _make_update(loop: Loop, params: Any, batch: Batch) -> tuple[Callable[..., Any], dict[str, np.ndarray]]:
+    """The jitted step (state, batch, static) -> state, and zero sums of its metrics.
 
     The sums since the last logged step are part of the state, so that a checkpoint may fall on any step.
     """
 
-    def gradients(params: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
-        (_, metrics), found = jax.value_and_grad(loop.loss, has_aux=True)(params, batch)
+    def gradients(params: Any, batch: Any, static: Hashable) -> tuple[Any, dict[str, jax.Array]]:
+        loss = functools.partial(loop.loss, static=static) if loop.static else loop.loss
+        (_, metrics), found = jax.value_and_grad(loss, has_aux=True)(params, batch)
         return found, metrics | {"gradient_norm": optax.global_norm(found)}
 
-    def update(state: Any, batch: Any) -> Any:
-        found, metrics = gradients(state["params"], batch)
+    def update(state: Any, batch: Any, static: Hashable) -> Any:
+        found, metrics = gradients(state["params"], batch, static)
         updates, optimizer = loop.optimizer.update(found, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         sums = {k: state["sums"][k] + v for k, v in metrics.items()}
         return {"params": params, "optimizer": optimizer, "sums": sums}
 
-    _, metrics = jax.eval_shape(gradients, params, dict(batch))
-    return jax.jit(update, donate_argnums=0), {k: np.zeros(v.shape, v.dtype) for k, v in metrics.items()}
+    static = loop.static(batch) if loop.static else None
+    _, metrics = jax.eval_shape(functools.partial(gradients, static=static), params, dict(batch))
+    return jax.jit(update, donate_argnums=0, static_argnums=2), {
+        k: np.zeros(v.shape, v.dtype) for k, v in metrics.items()
+    }
 
 
 def _row(loop: Loop, step: int, sums: dict[str, jax.Array]) -> dict[str, float]:

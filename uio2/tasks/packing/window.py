@@ -27,7 +27,7 @@ DEVIATIONS = 2.0
 SLACK = 0.03
 
 
-class PackingError(Exception):
+class PackingError(ValueError):
     """Packing that cannot work as asked: names the setting, its value and what to change."""
 
 
