@@ -26,23 +26,22 @@ PACKING = PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows
 
 def test_training_on_packed_rows_learns_and_drops_nothing(mixture_inputs, tmp_path):
     spec = TrainSpec(
-        model_overrides=SMALL, steps=40, batch_size=4, log_every=10, checkpoint_every=40, packing=PACKING,
+        model_overrides=SMALL, steps=24, batch_size=4, log_every=6, checkpoint_every=24, packing=PACKING,
         optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
     )  # fmt: skip
     context = tiny.context(tmp_path, **mixture_inputs)
     stats = train_stage.run(spec, context)
     rows = [json.loads(line) for line in (context.out / "history.jsonl").open()]
-    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
     assert stats["packing/input_overflow"] == stats["packing/target_overflow"] == 0
     assert stats["packing/input_nonpadding_fraction"] > 0.7
     assert stats["packing/examples_per_row"] > 2
-    assert stats["examples"] == pytest.approx(40 * 4 * stats["packing/examples_per_row"], rel=0.02)
+    assert stats["examples"] == pytest.approx(24 * 4 * stats["packing/examples_per_row"], rel=0.02)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_packed_and_unpacked_examples_have_the_same_loss(mixture_inputs, groups):
+def test_packed_and_unpacked_examples_have_the_same_loss(mixture_inputs):
     mixture = _mixture(mixture_inputs)
-    packing = PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows=4, groups=groups)
+    packing = PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows=4, groups=2)
     feed = PackedFeed(mixture, packing=packing, rows=4, latents={}, seed=1)
     assert feed.windows.steps == 1, "a window is one batch, so both feeds see the same examples"
     batch = next(itertools.islice(feed.batches(start_step=2), 1))
@@ -53,17 +52,9 @@ def test_packed_and_unpacked_examples_have_the_same_loss(mixture_inputs, groups)
     found, metrics = _loss(model, batch, horizontally_pack_inputs=192, horizontally_pack_targets=80)
     assert found == pytest.approx(expected, rel=1e-5)
     assert metrics["packing/input_overflow"] == metrics["packing/target_overflow"] == 0
-    per_row = size / 4
-    assert metrics["packing/examples_per_row"] == pytest.approx(per_row)
-
-
-def test_a_row_that_is_too_short_is_seen_in_the_overflow(mixture_inputs):
-    packing = PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows=4)
-    feed = PackedFeed(_mixture(mixture_inputs), packing=packing, rows=4, latents={}, seed=1)
-    batch = next(itertools.islice(feed.batches(), 1))
-    model = UnifiedIO2(ModelConfig.preset("digits").with_overrides(SMALL), rngs=nnx.Rngs(0))
-    _, metrics = _loss(model, batch, horizontally_pack_inputs=100, horizontally_pack_targets=80)
-    assert metrics["packing/input_overflow"] > 0
+    assert metrics["packing/examples_per_row"] == pytest.approx(size / 4)
+    short = packing_metrics(batch, config=model.config, horizontally_pack_inputs=100, horizontally_pack_targets=80)
+    assert short["packing/input_overflow"] > 0, "rows that are too short are seen"
 
 
 def test_a_strategy_by_name_and_settings_that_cannot_work():
@@ -71,7 +62,7 @@ def test_a_strategy_by_name_and_settings_that_cannot_work():
     assert config.spec(TrainSpec).packing == PackingSpec(strategy="best_fit")
     with pytest.raises(StageError, match="strategy is 'bestfit'"):
         TrainSpec(packing="bestfit")
-    with pytest.raises(StageError, match="batch_size is 6 rows; expected a multiple of PackingSpec.groups 4"):
+    with pytest.raises(StageError, match=r"batch_size is 6 rows; .* PackingSpec.groups 4"):
         TrainSpec(batch_size=6, packing=PackingSpec("best_fit", groups=4))
 
 

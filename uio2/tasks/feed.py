@@ -131,7 +131,8 @@ class Feed:
         if len(parts) == 1:
             return parts[0]
         numbers = tf.data.Dataset.from_generator(
-            lambda: (self._schedule.at(some)[0] for some in positions()), output_signature=tf.TensorSpec([None], tf.int64)
+            lambda: (self._schedule.at(some)[0] for some in positions()),
+            output_signature=tf.TensorSpec([None], tf.int64),
         )
         return tf.data.Dataset.choose_from_datasets(parts, numbers.unbatch(), stop_on_empty_dataset=True)
 

@@ -109,7 +109,7 @@ class TrainSpec:
     steps: int = 1000
     batch_size: int = 64
     seed: int = 0
-    packing: PackingSpec = PackingSpec()
+    packing: PackingSpec = dataclasses.field(default_factory=PackingSpec)
     optimizer: OptimizerSpec = OptimizerSpec()
     z_loss: float = 1e-4
     checkpoint_every: int = 500

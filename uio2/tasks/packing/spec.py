@@ -19,11 +19,13 @@ class PackingSpec:
 
     Attributes:
       strategy: `none`, `best_fit` (any number of examples a row) or `pairs` (at most two, as the original).
-      encoder: tokens of an encoder row.
+      encoder: tokens of an encoder row. The default is the published models'; where pictures are large beside it, twice
+        that fills far better.
       decoder: tokens of a decoder row, by the largest target modality in it: a batch holds rows of one kind, so rows of
         text alone need not be as long as a picture's. `pairs` uses the longest for all.
       budget: items a batch holds at most, by the start of their keys (`inputs/image`, `inputs/image_history`, ...);
-        those that are not named have no limit.
+        those that are not named have no limit. Make it many rows' worth: a batch is given more where the rows of the
+        window cannot be spread within it, because nothing is dropped.
       window_rows: rows that are packed together, at least; a larger window fills better and takes longer to start.
       pool: with `pairs`, how many examples wait for a partner.
       groups: parts of a batch that are packed on their own, each with its share of the rows. A multiple of the number
@@ -34,7 +36,7 @@ class PackingSpec:
     encoder: int = 864
     decoder: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"text": 512, "image": 1280, "audio": 1280})
     budget: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    window_rows: int = 2048
+    window_rows: int = 1024
     pool: int = 10
     groups: int = 1
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,8 +18,9 @@ from uio2.tasks.packing.pairs import pairs
 from uio2.tasks.packing.sizes import PackedRow, Sizes
 from uio2.tasks.packing.spec import ITEMS, PackingSpec
 
-# Rows and places are counted in steps of this: a shape per window would be a compilation per window.
-PLACES = 8
+# Places for examples: so much more than the average, and where that is not enough a quarter more, and so on. A shape
+# per window would be a compilation per window.
+PLACES, MORE = 1.2, 0.25
 # A row for an example that is longer than a row: its batch is this much longer, or a multiple.
 LENGTHS = 64
 DEVIATIONS = 2.0
@@ -91,7 +91,7 @@ def plan_windows(sample: Sizes, *, spec: PackingSpec, rows: int) -> Windows:
         each = float(sample.items[:, ITEMS.index(name)].mean())
         count = min(count, (1 - SLACK) * steps * most / max(each, 1e-9))
     positions = max(int(count), steps)
-    return Windows(positions, steps, rows, _up(1.1 * positions / steps / spec.groups, PLACES))
+    return Windows(positions, steps, rows, _up(PLACES * positions / steps / spec.groups, 8))
 
 
 def _deviation(sample: Sizes, *, spec: PackingSpec) -> float:
@@ -129,66 +129,76 @@ def pack_window(sizes: Sizes, *, spec: PackingSpec, windows: Windows, seed: int,
     rows = windows.rows
     while len(packed) > rows * windows.steps:
         rows += spec.groups
-    parts = [
-        (kind, part)
-        for kind, found, batches in _by_kind(packed, rows=rows, batches=windows.steps, spec=spec)
-        for part in _spread(found, sizes, spec=spec, windows=windows, rows=rows, batches=batches)
-    ]
-    most = max(sum(map(len, group)) for _, part in parts for group in part)
-    places = max(windows.places, _up(most, PLACES))
+    decoders = _decoders(packed, sizes, spec=spec, rows=rows, batches=windows.steps)
+    parts = _spread(packed, sizes, spec=spec, windows=windows, rows=rows, decoders=decoders)
+    most = max(sum(map(len, group)) for part in parts for group in part)
+    places = windows.places
+    while places < most:
+        places += _up(MORE * windows.places, 8)
     order = np.argsort(hash64(seed, name_key("packing"), window, np.arange(len(parts))), kind="stable")
-    return [_batch(*parts[n], sizes, spec=spec, rows=rows // spec.groups, places=places) for n in order]
+    shape = {"rows": rows // spec.groups, "places": places}
+    return [_batch(parts[n], sizes, encoder=spec.encoder, decoder=decoders[n], **shape) for n in order]
 
 
 def _batch(
-    kind: str, part: Sequence[list[tuple[int, ...]]], sizes: Sizes, *, spec: PackingSpec, rows: int, places: int
+    part: Sequence[list[tuple[int, ...]]], sizes: Sizes, *, encoder: int, decoder: int, **shape: int
 ) -> PackedBatch:
     found = [list(row) for group in part for row in group]
-    encoder = max(int(sizes.encoder[row].sum()) for row in found)
-    decoder = max(int(sizes.decoder[row].sum()) for row in found)
-    lengths = [limit if longest <= limit else _up(longest, LENGTHS)
-               for longest, limit in ((encoder, spec.encoder), (decoder, spec.decoder[kind]))]  # fmt: skip
-    return PackedBatch(tuple(tuple(group) for group in part), rows, places, *lengths)
+    longest = [max(int(side[row].sum()) for row in found) for side in (sizes.encoder, sizes.decoder)]
+    lengths = [limit if most <= limit else _up(most, LENGTHS)
+               for most, limit in zip(longest, (encoder, decoder), strict=True)]  # fmt: skip
+    return PackedBatch(
+        tuple(tuple(group) for group in part), encoder=lengths[0], decoder=lengths[1], rows=shape["rows"],
+        places=shape["places"],
+    )  # fmt: skip
 
 
-def _by_kind(
-    packed: Sequence[PackedRow], *, rows: int, batches: int, spec: PackingSpec
-) -> list[tuple[str, list[PackedRow], int]]:
-    """Rows by the kind of batch they go to, and how many such batches there are.
-
-    The kind with the longest decoder rows comes first; what its batches have room for is filled with shorter rows.
-    """
-    queue = sorted(packed, key=lambda row: -spec.decoder[row.kind])
-    found = []
-    while queue:
-        kind = queue[0].kind
-        share = min(math.ceil(sum(row.kind == kind for row in queue) / rows), batches)
-        share = batches if len(queue) <= share * rows else share
-        found.append((kind, queue[: share * rows], share))
-        queue, batches = queue[share * rows :], batches - share
+def _decoders(packed: Sequence[PackedRow], sizes: Sizes, *, spec: PackingSpec, rows: int, batches: int) -> list[int]:
+    """Decoder length of each batch, longest first: as few long ones as hold the rows that need them."""
+    found: list[int] = []
+    rest = len(packed)
+    for kind in sorted({row.kind for row in packed}, key=lambda name: -spec.decoder[name]):
+        mine = [row.members for row in packed if row.kind == kind]
+        rest -= len(mine)
+        share = math.ceil(len(mine) / rows)
+        for name, most in spec.budget.items():
+            items = sizes.items[[e for members in mine for e in members], ITEMS.index(name)].sum()
+            share = max(share, math.ceil(items / most))
+        left = batches - len(found)
+        found += [spec.decoder[kind]] * min(max(share, left - rest), left)
     return found
 
 
 def _spread(
-    packed: list[PackedRow], sizes: Sizes, *, spec: PackingSpec, windows: Windows, rows: int, batches: int
+    packed: Sequence[PackedRow], sizes: Sizes, *, spec: PackingSpec, windows: Windows, rows: int, decoders: list[int]
 ) -> list[list[list[tuple[int, ...]]]]:
-    """Rows of one kind to batches and groups: the heaviest first, each to where the load stays the least."""
+    """Rows to batches and groups: long decoder rows first, then the heaviest, each to where the load stays the least.
+
+    Short decoder rows also go to batches of long ones, where those have places left.
+    """
     groups, most = spec.groups, rows // spec.groups
-    columns = [ITEMS.index(name) for name in spec.budget]
     limits = np.array([windows.places, *(count / groups for count in spec.budget.values())], float)
-    weights = np.array(
-        [[len(row.members), *sizes.items[list(row.members)][:, columns].sum(axis=0)] for row in packed], float
-    ) / limits
-    load, count = np.zeros((batches * groups, len(limits))), np.zeros(batches * groups, int)
-    parts: list[list[tuple[int, ...]]] = [[] for _ in range(batches * groups)]
-    for n in np.lexsort((np.arange(len(packed)), -weights.max(axis=1))):
-        after = np.where(count < most, (load + weights[n]).max(axis=1), np.inf)
+    weights = _weights(packed, sizes, spec=spec) / limits
+    needs = np.array([spec.decoder[row.kind] for row in packed])
+    offers = np.repeat(decoders, groups)
+    load, count = np.zeros((len(offers), len(limits))), np.zeros(len(offers), int)
+    parts: list[list[tuple[int, ...]]] = [[] for _ in offers]
+    for n in np.lexsort((np.arange(len(packed)), -weights.max(axis=1), -needs)):
+        after = np.where((count < most) & (offers >= needs[n]), (load + weights[n]).max(axis=1), np.inf)
         least = np.flatnonzero(after == after.min())
         part = least[np.argmin(count[least])]
         parts[part].append(packed[n].members)
         load[part] += weights[n]
         count[part] += 1
     return [parts[start : start + groups] for start in range(0, len(parts), groups)]
+
+
+def _weights(packed: Sequence[PackedRow], sizes: Sizes, *, spec: PackingSpec) -> np.ndarray:
+    """float [rows, 1 + budgets]: examples and items of each row."""
+    columns = [ITEMS.index(name) for name in spec.budget]
+    return np.array(
+        [[len(row.members), *sizes.items[list(row.members)][:, columns].sum(axis=0)] for row in packed], float
+    )
 
 
 def _up(value: float, step: int) -> int:
@@ -205,9 +215,3 @@ def fill(batches: Sequence[PackedBatch], sizes: Sizes) -> dict[str, float]:
         "decoder_fill": float(sizes.decoder[members].sum() / places[1]),
         "examples_per_row": len(members) / rows,
     }
-
-
-def items_per_batch(batches: Sequence[PackedBatch], sizes: Sizes) -> Counter[str]:
-    """The most items of each kind that a batch holds."""
-    most = np.max([sizes.items[batch.members].sum(axis=0) for batch in batches], axis=0)
-    return Counter(dict(zip(ITEMS, (int(n) for n in most), strict=True)))
