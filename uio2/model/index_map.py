@@ -1,8 +1,8 @@
 """One index map moves marked entries to the front of a shorter axis, and what was made of them back.
 
 Two uses: packing (entries are the tokens of a row, or of several rows that share them out) and budgets (entries are
-the images, frames or clips of a batch, so that an encoder runs on the real ones alone). Entries beyond the last slot are dropped: what comes back
-for them is zero and `kept` says so (spec: MODEL.md sections 5, 7).
+the images, frames or clips of a batch, so that an encoder runs on the real ones alone). Entries beyond the last slot
+are dropped: what comes back for them is zero and `kept` says so (spec: MODEL.md sections 5, 7).
 """
 
 from __future__ import annotations

@@ -44,19 +44,25 @@ def _feed(spec: TrainSpec, mixture: Mixture, config: ModelConfig) -> tuple[Feed 
     return feed, lambda step: feed.batches(start_step=step)
 
 
-def _row_lengths(batch: Batch) -> tuple[tuple[str, int], ...]:
-    """Lengths of the rows of a packed batch, which the step is compiled for; nothing for one that is not packed."""
+def _row_lengths(batch: Batch) -> tuple[int | None, int | None]:
+    """Lengths of the rows of a packed batch, which the step is compiled for; None for one that is not packed."""
     if "packing/lengths" not in batch:
-        return ()
+        return None, None
     inputs, targets = batch["packing/lengths"][0].tolist()
-    return ("horizontally_pack_inputs", inputs), ("horizontally_pack_targets", targets)
+    return inputs, targets
 
 
 def _loss(
-    model: UnifiedIO2, batch: Mapping[str, Any], *, lengths: Mapping[str, int], spec: TrainSpec
+    model: UnifiedIO2, batch: Mapping[str, Any], *, lengths: tuple[int | None, int | None], spec: TrainSpec
 ) -> tuple[Any, dict[str, Any]]:
-    loss, metrics = multimodal_loss(model(batch, **lengths), z_loss=spec.z_loss)
-    return loss, metrics | (packing_metrics(batch, config=model.config, **lengths) if lengths else {})
+    inputs, targets = lengths
+    outputs = model(batch, horizontally_pack_inputs=inputs, horizontally_pack_targets=targets)
+    loss, metrics = multimodal_loss(outputs, z_loss=spec.z_loss)
+    if not spec.packing.packs:
+        return loss, metrics
+    return loss, metrics | packing_metrics(
+        batch, config=model.config, horizontally_pack_inputs=inputs, horizontally_pack_targets=targets
+    )
 
 
 def _examples(spec: TrainSpec, feed: Feed | PackedFeed) -> int:
@@ -87,7 +93,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     feed, batches = _feed(spec, mixture, config)
     loop = Loop.of(
         spec,
-        loss=lambda values, batch, static: _loss(module(values), batch, lengths=dict(static), spec=spec),
+        loss=lambda values, batch, static: _loss(module(values), batch, lengths=static, spec=spec),
         static=_row_lengths,
         batches=batches,
         mesh=mesh,
