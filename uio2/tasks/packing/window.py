@@ -85,25 +85,26 @@ def plan_windows(sample: Sizes, *, spec: PackingSpec, rows: int) -> Windows:
         raise PackingError(f"a batch has {rows} rows; expected a multiple of PackingSpec.groups {spec.groups}")
     steps = math.ceil(spec.window_rows / rows)
     packed = pack_rows(sample, spec=spec)
-    count = rows * steps * len(sample) / len(packed)
-    count *= max(1 - DEVIATIONS * _deviation(sample, spec=spec) / math.sqrt(count), 0.5)
+    taken = np.maximum(sample.encoder / spec.encoder, sample.decoder / max(spec.decoder.values()))
+    counts = [_safely(rows * steps * len(sample) / len(packed), taken)]
     for name, most in spec.budget.items():
-        each = float(sample.items[:, ITEMS.index(name)].mean())
-        count = min(count, (1 - SLACK) * steps * most / max(each, 1e-9))
-    positions = max(int(count), steps)
+        each = sample.items[:, ITEMS.index(name)]
+        if each.any():
+            counts.append((1 - SLACK) * _safely(steps * most / float(each.mean()), each))
+    positions = max(int(min(counts)), steps)
     return Windows(positions, steps, rows, _up(PLACES * positions / steps / spec.groups, 8))
 
 
-def _deviation(sample: Sizes, *, spec: PackingSpec) -> float:
-    """Of what n examples in a row of the stream take, relative to its mean and times sqrt(n).
+def _safely(count: float, taken: np.ndarray) -> float:
+    """How many examples to take where `count` fit on average, so that they nearly always do.
 
-    From stretches, not from single examples: the order of tasks holds each as often as its rate says, so what is left
-    to chance is less than the examples' own spread.
+    What is left to chance is read from stretches of the sample, not from single examples: the order of tasks holds
+    each as often as its rate says, so it is less than the examples' own spread.
     """
-    taken = np.maximum(sample.encoder / spec.encoder, sample.decoder / max(spec.decoder.values()))
-    stretch = max(len(sample) // 16, 1)
+    stretch = max(len(taken) // 16, 1)
     sums = taken[: len(taken) // stretch * stretch].reshape(-1, stretch).sum(axis=1)
-    return float(sums.std() / max(sums.mean(), 1e-9)) * math.sqrt(stretch)
+    deviation = float(sums.std() / sums.mean()) * math.sqrt(stretch / count) if sums.any() else 0.0
+    return count * max(1 - DEVIATIONS * deviation, 0.5)
 
 
 def pack_rows(sizes: Sizes, *, spec: PackingSpec) -> list[PackedRow]:
