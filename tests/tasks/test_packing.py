@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 
 from tests.model.reference import GOLDEN, needs_golden
+from tests.tiny import audio as tiny_audio
 from uio2.tasks.feed import Feed
+from uio2.tasks.mixture import make_mixture
 from uio2.tasks.packing.feed import PackedFeed
+from uio2.tasks.packing.measure import count_media, measure
 from uio2.tasks.packing.pairs import pair_stream
 from uio2.tasks.packing.sizes import Sizes
 from uio2.tasks.packing.spec import ITEMS, PackingSpec
 from uio2.tasks.packing.window import PackingError, pack_rows, pack_window, plan_windows
+from uio2.tasks.specs import RegisterSpec
 
 SPEC = PackingSpec("best_fit", decoder={"text": 512, "audio": 768, "image": 1280}, window_rows=256, groups=2)
 
@@ -190,3 +194,28 @@ def test_a_far_step_is_reached_at_once_and_hosts_share_it(feed):
     whole = next(itertools.islice(feed.batches(start_step=100_000), 1))
     parts = [next(itertools.islice(feed.batches(start_step=100_000, num_hosts=2, host=h), 1)) for h in (0, 1)]
     assert_equal(whole, {key: np.concatenate([part[key] for part in parts]) for key in whole})
+
+
+def test_lengths_without_pixels_are_those_of_the_masks(datasets, tokenizer, tmp_path):
+    latents = {"audio_history": 4}
+    recipe = RegisterSpec(
+        rates={"audio_caption": 1.0, "image_caption_coco_2017": 1.0}, image_size=(96, 96), text_inputs=24,
+        text_targets=8, input_modalities=("text", "image", "audio", "audio_history"), num_audio_segments=2,
+        image_input_samples=20, augment=True,
+    )  # fmt: skip
+    data = {"coco": datasets["coco"], "audio": tiny_audio.build(tmp_path, seconds=10.5)}
+    mixture = make_mixture(recipe, datasets=data, tokenizer=tokenizer)
+    feed = Feed(mixture, seed=0)
+    stream = feed.examples(
+        lambda: iter([np.arange(16)]), then=lambda e: count_media(e, recipe=recipe, latents=latents)
+    ).ragged_batch(16)
+    sizes = Sizes.of(measure(next(iter(stream)), vocabulary=mixture.vocabulary, recipe=recipe).numpy())
+    batch = next(feed.batches(batch_size=16))
+    heard = batch["inputs/audio_history/mask"].any(axis=2).sum(axis=1)
+    flat = sum(batch[f"inputs/{kind}/mask"].sum(axis=1) for kind in ("text", "image", "audio"))
+    np.testing.assert_array_equal(sizes.encoder, flat + 4 * heard)
+    np.testing.assert_array_equal(sizes.decoder, batch["targets/text/mask"].sum(axis=1))
+    for name in ("inputs/image", "inputs/audio"):
+        np.testing.assert_array_equal(sizes.items[:, ITEMS.index(name)], batch[f"{name}/mask"].any(axis=1))
+    np.testing.assert_array_equal(sizes.items[:, ITEMS.index("inputs/audio_history")], heard)
+    assert 0 < heard.sum() < 32
