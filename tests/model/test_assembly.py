@@ -92,6 +92,32 @@ def test_folding_and_packing_change_nothing(model, batch, plain, options):
     assert_same(outputs_of(model, batch, **options), plain)
 
 
+@pytest.mark.parametrize("rows", [[[2, 0, 1, 0]], [[1, 0], [0, 0]]], ids=str)
+def test_examples_assigned_to_rows_change_nothing(model, batch, plain, rows):
+    rows = np.array(rows, np.int32)
+    examples = np.stack([np.bincount(group, minlength=3) for group in rows]).astype(np.int32)
+    assigned = {**batch, "packing/row": rows, "packing/examples": examples}
+    options = {"horizontally_pack_inputs": 40, "horizontally_pack_targets": 50}
+    metrics = packing_metrics(assigned, config=CONFIG, **options)
+    assert float(metrics["packing/input_overflow"]) == float(metrics["packing/target_overflow"]) == 0
+    assert float(metrics["packing/examples_per_row"]) == pytest.approx(4 / examples.size)
+    assert_same(outputs_of(model, assigned, **options), plain)
+
+
+def test_an_example_without_a_row_counts_in_no_loss(model, batch, plain):
+    rows = np.array([[0, -1, 0, 1]], np.int32)
+    assigned = {**batch, "packing/row": rows, "packing/examples": np.array([[2, 1]], np.int32)}
+    outputs = outputs_of(model, assigned, horizontally_pack_inputs=60, horizontally_pack_targets=60)
+    for modality, output in outputs.items():
+        assert not output.loss_mask[1].any()
+        np.testing.assert_array_equal(output.loss_mask[2:], plain[modality].loss_mask[2:])
+
+
+def test_assigned_examples_need_a_length(model, batch):
+    with pytest.raises(ConfigError, match="a length of the rows"):
+        model({**batch, "packing/row": np.zeros((1, 4), np.int32), "packing/examples": np.full((1, 1), 4, np.int32)})
+
+
 def test_a_packed_token_without_a_place_counts_in_no_loss(model, batch):
     length = 10
     outputs = outputs_of(model, batch, horizontally_pack_targets=length)

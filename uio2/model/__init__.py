@@ -30,6 +30,8 @@ A *batch* is a flat dict. A model reads the keys of its own modalities; a modali
 | targets/image/task_mask | [b, t] int32 | 1 on codes hidden by the task; optional, then none |
 | targets/audio/audio | [b, time, frequency, 1] float32 | normalised spectrogram |
 | targets/audio/{codes,mask,loss_mask,task_mask} | as image | codes over (time, frequency) |
+| packing/row | [g, e] int32 | packed batches, b = g * e: the row of each example in its group, -1 for none |
+| packing/examples | [g, r] int32 | how many examples each of a group's r rows holds |
 
 Importing this package does not import jax; the classes load on first use.
 """

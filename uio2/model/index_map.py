@@ -1,8 +1,8 @@
 """One index map moves marked entries to the front of a shorter axis, and what was made of them back.
 
-Two uses: horizontal packing (entries are the tokens of a row) and budgets (entries are the images, frames or clips of
-a batch, so that an encoder runs on the real ones alone). Entries beyond the last slot are dropped: what comes back
-for them is zero and `kept` says so (spec: MODEL.md sections 5, 7).
+Two uses: packing (entries are the tokens of a row, or of several rows that share them out) and budgets (entries are
+the images, frames or clips of a batch, so that an encoder runs on the real ones alone). Entries beyond the last slot
+are dropped: what comes back for them is zero and `kept` says so (spec: MODEL.md sections 5, 7).
 """
 
 from __future__ import annotations
@@ -34,6 +34,28 @@ class IndexMap:
         source = jax.vmap(lambda row: jnp.nonzero(row, size=slots, fill_value=entries)[0])(marked)
         rank = jnp.cumsum(marked, axis=1) - 1
         return cls(source.astype(jnp.int32), jnp.where(marked & (rank < slots), rank, slots).astype(jnp.int32))
+
+    @classmethod
+    def placed(cls, marked: Bool[Array, "r n"], *, part: Int[Array, "r n"], parts: int, length: int) -> IndexMap:
+        """Marked entries to the part of the slots each names, in order from that part's first slot on.
+
+        Args:
+          marked: entries that are to have a slot.
+          part: which part, 0 and on; marked entries with one below 0 are dropped.
+          parts, length: how many parts and slots of each; parts * length slots in all.
+        """
+        part = jnp.where(marked & (part >= 0), part, parts)
+        order = jnp.argsort(part, axis=1, stable=True)
+        counts = jax.vmap(lambda row: jnp.bincount(row, length=parts + 1))(part)
+        start = jnp.cumsum(counts, axis=1) - counts
+        rank = jnp.argsort(order, axis=1) - jnp.take_along_axis(start, part, axis=1)
+        kept = (part < parts) & (rank < length)
+        slot = jnp.where(kept, part * length + rank, parts * length)
+        place = jnp.arange(length)
+        taken = (start[:, :parts, None] + place).reshape(len(marked), -1)
+        source = jnp.take_along_axis(order, jnp.minimum(taken, marked.shape[1] - 1), axis=1)
+        filled = (place < counts[:, :parts, None]).reshape(len(marked), -1)
+        return cls(jnp.where(filled, source, marked.shape[1]).astype(jnp.int32), slot.astype(jnp.int32))
 
     @property
     def filled(self) -> Bool[Array, "r s"]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from uio2.model.config import ModelConfig
+from uio2.model.rows import Assignment
 from uio2.model.targets import text_mask
 
 Masks = dict[str, Bool[Array, "b t"]]
@@ -25,6 +26,7 @@ def packing_metrics(
       `packing/<history>_per_example`: real frames.
       `packing/<key of the budget>_overflow`: items beyond it; they count as absent in the above.
       `packing/n-valid`: examples with any target, as a fraction.
+      `packing/examples_per_row`: of a batch that assigns its examples to rows.
     """
     metrics: dict[str, Array] = {}
     inputs = _input_masks(batch, config, budget or {}, metrics)
@@ -33,12 +35,27 @@ def packing_metrics(
         ("input", inputs, horizontally_pack_inputs),
         ("target", targets, horizontally_pack_targets),
     ):
-        real = jnp.concatenate([mask.reshape(mask.shape[0] // fold, -1) for mask in masks.values()], axis=1)
-        count, places = real.sum(axis=1), length or real.shape[1]
+        count, width = _tokens_of_rows(masks, batch, fold=fold)
+        places = length or width
         metrics[f"packing/{side}_nonpadding_fraction"] = jnp.minimum(count, places).mean() / places
         metrics[f"packing/{side}_overflow"] = jnp.maximum(count - places, 0).mean().astype(jnp.float32)
     any_target = jnp.concatenate(list(targets.values()), axis=1).any(axis=1)
+    if "packing/examples" in batch:
+        metrics["packing/examples_per_row"] = jnp.asarray(batch["packing/examples"]).mean()
     return metrics | {"packing/n-valid": any_target.mean()}
+
+
+def _tokens_of_rows(masks: Masks, batch: Mapping[str, Array], *, fold: int) -> tuple[Int[Array, " r"], int]:
+    """Real tokens of each row, and how many it could hold if none were moved."""
+    each = jnp.concatenate(list(masks.values()), axis=1)
+    assignment = Assignment.of(batch)
+    if assignment is None:
+        return each.reshape(each.shape[0] // fold, -1).sum(axis=1), fold * each.shape[1]
+    groups, fold = assignment.row.shape
+    row = jnp.where(assignment.row < 0, assignment.rows, assignment.row)
+    row += (assignment.rows + 1) * jnp.arange(groups)[:, None]
+    count = jnp.bincount(row.reshape(-1), weights=each.sum(axis=1), length=groups * (assignment.rows + 1))
+    return count.reshape(groups, -1)[:, :-1].reshape(-1), fold * each.shape[1]
 
 
 def _input_masks(

@@ -1,14 +1,15 @@
 """Rows of the encoder and the decoder: where each modality's tokens stand (spec: MODEL.md sections 1, 7).
 
 Segments are placed one after another; `fold` puts several examples in one row and `length` moves the real tokens to
-the front of a row of that length. All three are one placement, of which `Row` remembers what is needed to bring
-hidden states back; the plain case is a concatenation and gathers nothing.
+the front of a row of that length; an `Assignment` does both for any number of examples per row. All are one
+placement, of which `Row` remembers what is needed to bring hidden states back; the plain case is a concatenation and
+gathers nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ class Row:
       tokens: what the transformer sees, [rows, row length].
       index_map: how the concatenated tokens were packed; None when they stayed where they were.
       lengths: tokens per example of each segment.
-      fold: examples per row.
+      fold: examples per row; of examples that are spread over several rows, per group of rows.
     """
 
     tokens: Segment
@@ -73,7 +74,10 @@ class Row:
 
     def split(self, hidden: Float[Array, "r l d"]) -> list[Float[Array, "b t d"]]:
         """The segments' hidden states; zero at tokens that packing left out."""
-        return self._parts(hidden if self.index_map is None else self.index_map.scatter(hidden))
+        if self.index_map is None:
+            return self._parts(hidden)
+        slots = hidden.reshape(len(self.index_map.source), -1, hidden.shape[-1])
+        return self._parts(self.index_map.scatter(slots))
 
     def placed(self) -> list[Bool[Array, "b t"]] | None:
         """The segments' tokens that have a place in a row of limited length; None when none is limited."""
@@ -88,7 +92,30 @@ class Row:
         return parts
 
 
-def assemble(segments: Sequence[Segment], *, fold: int = 1, length: int | None = None) -> Row:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """Which row each example goes to. The batch is g groups of e examples, a group has r rows of its own.
+
+    Attributes:
+      row: int32 [g, e], in the group; below 0 for a place without an example.
+      rows: r.
+    """
+
+    row: Int[Array, "g e"]
+    rows: int = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, batch: Mapping[str, Array]) -> Assignment | None:
+        """As a packed batch gives it; None for a batch that is not packed."""
+        if "packing/row" not in batch:
+            return None
+        return cls(jnp.asarray(batch["packing/row"]), batch["packing/examples"].shape[1])
+
+
+def assemble(
+    segments: Sequence[Segment], *, fold: int = 1, length: int | None = None, assignment: Assignment | None = None
+) -> Row:
     """Places segments in rows: modality after modality, within it example after example.
 
     Args:
@@ -96,6 +123,7 @@ def assemble(segments: Sequence[Segment], *, fold: int = 1, length: int | None =
       fold: examples per row; consecutive ones share it and do not see each other.
       length: pack real tokens to the front of rows of this length; those beyond it are dropped. None: masked
         positions stay where they are.
+      assignment: any number of examples per row, in place of `fold`; needs a length.
 
     Raises:
       ConfigError: nothing to place, or examples that do not fill the rows.
@@ -103,6 +131,14 @@ def assemble(segments: Sequence[Segment], *, fold: int = 1, length: int | None =
     if not segments:
         raise ConfigError("the batch holds no modality of this model; expected at least one input and one target")
     examples = segments[0].mask.shape[0]
+    if assignment is not None:
+        if fold != 1 or length is None or assignment.row.size != examples:
+            raise ConfigError(
+                f"the batch assigns {assignment.row.size} examples to rows; expected its {examples} examples, "
+                f"fold 1 and a length of the rows (horizontally_pack_inputs and _targets); got fold {fold}, "
+                f"length {length}"
+            )
+        return _assigned(segments, assignment, length)
     if examples % fold:
         raise ConfigError(f"fold is {fold}; expected a divisor of the {examples} examples of the batch")
     lengths = tuple(s.mask.shape[1] for s in segments)
@@ -111,6 +147,20 @@ def assemble(segments: Sequence[Segment], *, fold: int = 1, length: int | None =
         return Row(row, None, lengths, fold)
     index_map = IndexMap.of(row.mask, slots=length)
     return Row(jax.tree.map(index_map.gather, row), index_map, lengths, fold)
+
+
+def _assigned(segments: Sequence[Segment], assignment: Assignment, length: int) -> Row:
+    """A group's tokens one after another, as if folded, and from there each to its row."""
+    groups, fold = assignment.row.shape
+    lengths = tuple(s.mask.shape[1] for s in segments)
+    row = _concatenate([_fold(s, fold) for s in segments])
+    part = _join([jnp.repeat(assignment.row, count, axis=1) for count in lengths])
+    index_map = IndexMap.placed(row.mask, part=part, parts=assignment.rows, length=length)
+
+    def place(x: Array) -> Array:
+        return index_map.gather(x).reshape(groups * assignment.rows, length, *x.shape[2:])
+
+    return Row(jax.tree.map(place, row), index_map, lengths, fold)
 
 
 def _fold(segment: Segment, fold: int) -> Segment:

@@ -16,7 +16,7 @@ from uio2.model.encoders.visual import HistoryInput, VisualInput, modality_vecto
 from uio2.model.layers import Embedding
 from uio2.model.parts import ConfigError
 from uio2.model.rotary import grid_rotary, text_rotary
-from uio2.model.rows import Row, Segment, assemble
+from uio2.model.rows import Assignment, Row, Segment, assemble
 from uio2.model.targets import CodeTarget, TargetTokens, text_tokens
 from uio2.model.transformer import Decoder, Encoder
 from uio2.model.vit import SpectrogramTransformer, VisionTransformer
@@ -95,7 +95,7 @@ class UnifiedIO2(nnx.Module):
             kind = modality.removesuffix("_history")
             encoder = getattr(self, modality if modality.endswith("_history") else f"{kind}_input")
             segments.append(encoder(batch, tower=getattr(self, f"{kind}_vit"), slots=slots.get(f"inputs/{modality}")))
-        return assemble(segments, fold=fold, length=length).tokens
+        return assemble(segments, fold=fold, length=length, assignment=Assignment.of(batch)).tokens
 
     def target_tokens(self, batch: Batch, *, budget: Mapping[str, int] | None = None) -> dict[str, TargetTokens]:
         """The target sequences of a batch by modality, in the order of the decoder's row."""
@@ -163,7 +163,8 @@ class UnifiedIO2(nnx.Module):
           batch: see the package docstring.
           fold: examples per row of encoder and decoder.
           horizontally_pack_inputs, horizontally_pack_targets: length of their rows, real tokens packed to the front;
-            what does not fit is dropped and counts in no loss. None: no packing.
+            what does not fit is dropped and counts in no loss. None: no packing. A batch that says which row each of
+            its examples goes to (`packing/row`) needs both.
           budget: how many items of the whole batch are encoded, by the start of their keys: pictures and clips
             (`inputs/image`, `inputs/audio`, `targets/image`, `targets/audio`) or frames (`inputs/image_history`,
             `inputs/audio_history`). Real items get the places first; those beyond are dropped, which
@@ -175,7 +176,8 @@ class UnifiedIO2(nnx.Module):
         source = self.source(batch, fold=fold, length=horizontally_pack_inputs, budget=budget)
         encoded = self.encoder(source)
         targets = self.target_tokens(batch, budget=budget)
-        row = self._target_row(targets, fold=fold, length=horizontally_pack_targets)
+        assignment = Assignment.of(batch)
+        row = self._target_row(targets, fold=fold, length=horizontally_pack_targets, assignment=assignment)
         hidden = row.split(self.decoder(row.tokens, encoded=encoded, source=source))
         losses = [tokens.loss_mask for tokens in targets.values()]
         if (placed := row.placed()) is not None:
@@ -185,7 +187,9 @@ class UnifiedIO2(nnx.Module):
             for h, loss_mask, (modality, tokens) in zip(hidden, losses, targets.items(), strict=True)
         }
 
-    def _target_row(self, targets: Mapping[str, TargetTokens], *, fold: int, length: int | None) -> Row:
+    def _target_row(
+        self, targets: Mapping[str, TargetTokens], *, fold: int, length: int | None, assignment: Assignment | None
+    ) -> Row:
         """Different targets of one example do not see each other (spec section 7)."""
         segments: list[Segment] = []
         for modality, tokens in targets.items():
@@ -200,7 +204,7 @@ class UnifiedIO2(nnx.Module):
                     tokens.inputs, modality=modality, mask=tokens.mask, pos_ids=tokens.pos_ids, segment_ids=ids
                 )
             )
-        return assemble(segments, fold=fold, length=length)
+        return assemble(segments, fold=fold, length=length, assignment=assignment)
 
     def with_modalities(
         self, *, inputs: Sequence[str] | None = None, targets: Sequence[str] | None = None

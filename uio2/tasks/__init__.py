@@ -22,5 +22,11 @@ n patches of p values (row, column, channel), f frames or segments, c codes:
   choices/tokens                          int32 [B, options, tokens]   with answer options alone; no input of the model
 Only the modalities of the recipe are made; what an example lacks of them is zeros with mask 0.
 
+A packed batch (`uio2.tasks.packing`) holds its B = g * e examples in g groups of e places, each group with r rows of
+the encoder and the decoder; a place without an example is zeros:
+  packing/row                             int32 [g, e]   the example's row in its group; -1 where there is no example
+  packing/examples                        int32 [g, r]   examples in each row
+  packing/lengths                         int32 [g, 2]   tokens of an encoder and a decoder row, all groups alike
+
 Nothing is imported here: `uio2.tasks.specs` stays light, the rest pulls TensorFlow in.
 """

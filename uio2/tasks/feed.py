@@ -8,7 +8,7 @@ stage 1, then one merged stream in batches through stages 2 and 3.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +24,8 @@ from uio2.tasks.unified import unify
 CHUNK = 256
 
 Batch = dict[str, np.ndarray]
+Positions = Callable[[], Iterator[np.ndarray]]
+Stage1 = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass
@@ -81,61 +83,75 @@ class Feed:
                 f"multiple of num_hosts and a host below it"
             )
         rows = batch_size // num_hosts
-        first, step = start_step * batch_size + host * rows, batch_size
-        for batch in self._dataset((first, step, rows)).as_numpy_iterator():
-            self.stats.examples += rows
-            self.stats.cut_inputs += int((batch.pop("meta/length_inputs") > self._mixture.recipe.text_inputs).sum())
-            self.stats.cut_targets += int((batch.pop("meta/length_targets") > self._mixture.recipe.text_targets).sum())
-            yield batch
+        first = start_step * batch_size + host * rows
+        stream = self.examples(lambda: _strided(first, batch_size, rows))
+        batches = stream.ragged_batch(rows, drop_remainder=True).map(
+            self.stages23, num_parallel_calls=1, deterministic=True
+        )
+        for batch in batches.prefetch(4).with_options(data_options(self._parallel)).as_numpy_iterator():
+            yield self.counted(batch)
 
-    def _chunks(self, first: int, step: int, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(task numbers, ordinals) of this host's positions, in order, some whole batches at a time."""
-        steps = max(1, CHUNK // rows)
-        while True:
-            positions = first + step * np.arange(steps)[:, None] + np.arange(rows)[None]
-            yield self._schedule.at(positions.reshape(-1))
-            first += step * steps
+    def counted(self, batch: Batch) -> Batch:
+        """The batch without `meta/`, which went into `stats`."""
+        self.stats.examples += len(batch["inputs/text/tokens"])
+        self.stats.cut_inputs += int((batch["meta/length_inputs"] > self._mixture.recipe.text_inputs).sum())
+        self.stats.cut_targets += int((batch["meta/length_targets"] > self._mixture.recipe.text_targets).sum())
+        return {key: value for key, value in batch.items() if not key.startswith("meta/")}
 
-    def _records(self, number: int, chunks: Iterator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _records(self, number: int, positions: Positions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(serialized records, draws) of one task."""
         name = self._schedule.tasks[number]
         eligible, reader = self._eligible[name], self._readers[name]
-        for tasks, ordinals in chunks:
+        for tasks, ordinals in map(self._schedule.at, positions()):
             mine = ordinals[tasks == number]
             epochs, rows = locate(mine, size=len(eligible), seed=self._seed, task=name)
             draws = uniforms(self._seed, name_key(name), epochs, rows, count=NUM_DRAWS)
             yield reader.read(eligible[rows]), draws
 
-    def _task_dataset(self, number: int, where: tuple[int, int, int]) -> tf.data.Dataset:
+    def _task_dataset(self, number: int, positions: Positions, then: Stage1) -> tf.data.Dataset:
         name = self._schedule.tasks[number]
         parse, prepare = self._mixture.parser(name), self._mixture.preprocessor(name, training=True)
         signature = (tf.TensorSpec([None], tf.string), tf.TensorSpec([None, NUM_DRAWS], tf.float32))
-        source = tf.data.Dataset.from_generator(
-            lambda: self._records(number, self._chunks(*where)), output_signature=signature
-        )
+        source = tf.data.Dataset.from_generator(lambda: self._records(number, positions), output_signature=signature)
 
         def stage1(serialized: tf.Tensor, draws: tf.Tensor) -> dict[str, tf.Tensor]:
-            example = prepare(parse(serialized), tf.constant(0), draws)
-            return {k: v for k, v in example.items() if not k.startswith("meta/")}
+            return then(prepare(parse(serialized), tf.constant(0), draws))
 
         return source.unbatch().map(stage1, num_parallel_calls=self._parallel, deterministic=True)
 
-    def _dataset(self, where: tuple[int, int, int]) -> tf.data.Dataset:
-        parts = align([self._task_dataset(n, where) for n in range(len(self._schedule.tasks))])
-        merged = parts[0]
-        if len(parts) > 1:
-            numbers = tf.data.Dataset.from_generator(
-                lambda: (tasks for tasks, _ in self._chunks(*where)), output_signature=tf.TensorSpec([None], tf.int64)
-            )
-            merged = tf.data.Dataset.choose_from_datasets(parts, numbers.unbatch(), stop_on_empty_dataset=True)
-        recipe, vocabulary = self._mixture.recipe, self._mixture.vocabulary
+    def examples(self, positions: Positions, *, then: Stage1 | None = None) -> tf.data.Dataset:
+        """Stage 1 examples of all tasks in the order of these positions, ready for `ragged_batch`.
 
-        def stages23(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return convert(unify(batch, vocabulary=vocabulary, recipe=recipe), recipe=recipe)
+        Args:
+          positions: makes an iterator over arrays of positions; called once per task, and once more.
+          then: what becomes of an example, in the same graph; None leaves `meta/` out.
+        """
+        then = _without_meta if then is None else then
+        parts = align([self._task_dataset(n, positions, then) for n in range(len(self._schedule.tasks))])
+        if len(parts) == 1:
+            return parts[0]
+        numbers = tf.data.Dataset.from_generator(
+            lambda: (self._schedule.at(some)[0] for some in positions()),
+            output_signature=tf.TensorSpec([None], tf.int64),
+        )
+        return tf.data.Dataset.choose_from_datasets(parts, numbers.unbatch(), stop_on_empty_dataset=True)
 
-        batches = merged.ragged_batch(where[2], drop_remainder=True)
-        merged = batches.map(stages23, num_parallel_calls=1, deterministic=True)
-        return merged.prefetch(4).with_options(data_options(self._parallel))
+    def stages23(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Stages 2 and 3 of a batch of `examples`."""
+        recipe = self._mixture.recipe
+        return convert(unify(batch, vocabulary=self._mixture.vocabulary, recipe=recipe), recipe=recipe)
+
+
+def _without_meta(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {key: value for key, value in example.items() if not key.startswith("meta/")}
+
+
+def _strided(first: int, step: int, rows: int) -> Iterator[np.ndarray]:
+    """Positions of one host's rows of every batch, some whole batches at a time."""
+    steps = max(1, CHUNK // rows)
+    while True:
+        yield (first + step * np.arange(steps)[:, None] + np.arange(rows)[None]).reshape(-1)
+        first += step * steps
 
 
 def data_options(parallel: int) -> tf.data.Options:

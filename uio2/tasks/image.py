@@ -77,6 +77,27 @@ def _finish(source: tf.Tensor, scale: tf.Tensor, draws: tf.Tensor | None, size: 
     return Placement(source, scale, scaled, offset, (canvas - crop) // 2, crop)
 
 
+def source_size(data: tf.Tensor) -> tf.Tensor:
+    """int32 [2], height and width of an encoded image, from its header where it is a JPEG or PNG.
+
+    So that what is placed where does not wait for pixels, and costs nothing where nobody asks for them.
+    """
+    png = tf.strings.substr(data, 0, 8) == b"\x89PNG\r\n\x1a\n"
+
+    def of_png() -> tf.Tensor:
+        sides = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
+        return tf.reverse(sides, [0])
+
+    def of_pixels() -> tf.Tensor:
+        return tf.shape(tf.io.decode_image(data, channels=3, expand_animations=False))[:2]
+
+    def of_others() -> tf.Tensor:
+        return tf.cond(png, of_png, of_pixels)
+
+    size = tf.cond(tf.io.is_jpeg(data), lambda: tf.image.extract_jpeg_shape(data)[:2], of_others)
+    return tf.ensure_shape(size, [2])
+
+
 def place(source: tf.Tensor, *, size: tuple[int, int]) -> Placement:
     """Fits the whole image into the canvas, centred.
 

@@ -89,7 +89,9 @@ class TaskData:
         for name, folder in folders.items():
             dataset = StoredDataset(folder)
             lines += [*dataset.classes(), *dataset_lines(dataset, name, lambda *_: None)]
-        return UnifiedVocabulary(train(lines[:TRAINED_LINES], spec=TokenizerSpec(vocab_size=TRAINED_PIECES)), source="trained on the data")
+        return UnifiedVocabulary(
+            train(lines[:TRAINED_LINES], spec=TokenizerSpec(vocab_size=TRAINED_PIECES)), source="trained on the data"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from uio2.model.config import ModelConfig
 from uio2.pipeline.stage import StageError, StageType
+from uio2.tasks.packing.spec import PackingSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,9 @@ class TrainSpec:
     Attributes:
       model: preset.
       model_overrides: fields of the preset to change.
-      steps, batch_size, seed: the batch of a step depends on these and the mixture alone.
+      steps, batch_size, seed: the batch of a step depends on these, the packing and the mixture alone. With packing
+        `batch_size` counts rows, each with several examples.
+      packing: how examples share rows; the name of a strategy stands for its default settings.
       optimizer: its schedule ends at `steps`.
       z_loss: weight of the squared log-normaliser.
       checkpoint_every, log_every: steps.
@@ -106,6 +109,7 @@ class TrainSpec:
     steps: int = 1000
     batch_size: int = 64
     seed: int = 0
+    packing: PackingSpec = dataclasses.field(default_factory=PackingSpec)
     optimizer: OptimizerSpec = OptimizerSpec()
     z_loss: float = 1e-4
     checkpoint_every: int = 500
@@ -113,8 +117,15 @@ class TrainSpec:
     model_config: Mapping[str, Any] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.packing, str):
+            object.__setattr__(self, "packing", PackingSpec(strategy=self.packing))
         object.__setattr__(self, "model_config", _model_fields(self.model, self.model_overrides))
         check_counts(self, "steps", "batch_size", "checkpoint_every", "log_every")
+        if self.packing.packs and self.batch_size % self.packing.groups:
+            raise StageError(
+                f"TrainSpec.batch_size is {self.batch_size} rows; expected a multiple of PackingSpec.groups "
+                f"{self.packing.groups}"
+            )
 
 
 def _model_fields(preset: str, overrides: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,31 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flax import nnx
 
-from uio2.model import UnifiedIO2, item_budget, multimodal_loss
+from uio2.model import UnifiedIO2, item_budget, multimodal_loss, packing_metrics
 from uio2.model.checkpoint import native, tree
 from uio2.model.config import ModelConfig
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 from uio2.tasks.feed import Feed
-from uio2.tasks.mixture import open_mixture
-from uio2.train.loop import HISTORY, Loop, history_text, train
+from uio2.tasks.mixture import Mixture, open_mixture
+from uio2.tasks.packing.feed import PackedFeed
+from uio2.train.loop import HISTORY, Batch, Loop, history_text, train
 from uio2.train.models import functional
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
 
 VIT = "image_vit/"
+Batches = Callable[[int], Iterator[Batch]]
 
 
 def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> UnifiedIO2:
     """A fresh model, its vision transformer taken from `vision` if given."""
     model = UnifiedIO2(config, rngs=nnx.Rngs(seed))
     return model if vision is None else tree.build(load_vit(vision.path, tree.flatten(model)), config=config)
+
+
+def _feed(spec: TrainSpec, mixture: Mixture, config: ModelConfig) -> tuple[Feed | PackedFeed, Batches]:
+    """The feed, and its batches from a step on."""
+    if not spec.packing.packs:
+        plain = Feed(mixture, seed=spec.seed)
+        return plain, lambda step: plain.batches(batch_size=spec.batch_size, start_step=step)
+    latents = {
+        "image_history": config.image_resampler.num_latents,
+        "audio_history": config.audio_resampler.num_latents,
+    }
+    feed = PackedFeed(mixture, packing=spec.packing, rows=spec.batch_size, latents=latents, seed=spec.seed)
+    return feed, lambda step: feed.batches(start_step=step)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Static:
+    """What of a batch the step is compiled for: lengths of packed rows (None: not packed) and the budget of items."""
+
+    inputs: int | None
+    targets: int | None
+    budget: tuple[tuple[str, int], ...]
+
+
+def _static(batch: Batch, *, config: ModelConfig) -> _Static:
+    budget = tuple(item_budget(batch, config=config).items())
+    if "packing/lengths" not in batch:
+        return _Static(None, None, budget)
+    inputs, targets = batch["packing/lengths"][0].tolist()
+    return _Static(inputs, targets, budget)
+
+
+def _loss(
+    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec
+) -> tuple[Any, dict[str, Any]]:
+    options = {"horizontally_pack_inputs": static.inputs, "horizontally_pack_targets": static.targets,
+               "budget": dict(static.budget)}  # fmt: skip
+    loss, metrics = multimodal_loss(model(batch, **options), z_loss=spec.z_loss)
+    if not spec.packing.packs:
+        return loss, metrics
+    return loss, metrics | packing_metrics(batch, config=model.config, **options)
+
+
+def _examples(spec: TrainSpec, feed: Feed | PackedFeed) -> int:
+    """Seen in all steps; of packed batches, which differ in it, as many as their windows hold on average."""
+    if isinstance(feed, Feed):
+        return spec.steps * spec.batch_size
+    return round(spec.steps * feed.windows.positions / feed.windows.steps)
+
+
+def _packing_stats(history: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the run, and the largest overflow, which is 0 unless something is wrong."""
+    found = {key: [row[key] for row in history] for key in history[0] if key.startswith("packing/")}
+    return {key: max(v) if key.endswith("_overflow") else sum(v) / len(v) for key, v in found.items()}
 
 
 def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
@@ -39,16 +96,14 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         tokenizer=inputs["tokenizer"].path,
     )
     mixture.check_model(config)
-    mesh = data_mesh(batch_size=spec.batch_size)
+    mesh = data_mesh(batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
     module, params = functional(make_model(config, seed=spec.seed, vision=inputs.get("vision")))
-    feed = Feed(mixture, seed=spec.seed)
+    feed, batches = _feed(spec, mixture, config)
     loop = Loop.of(
         spec,
-        loss=lambda values, batch, static: multimodal_loss(
-            module(values)(batch, budget=dict(static)), z_loss=spec.z_loss
-        ),
-        static=lambda batch: tuple(item_budget(batch, config=config).items()),
-        batches=lambda step: feed.batches(batch_size=spec.batch_size, start_step=step),
+        loss=lambda values, batch, static: _loss(module(values), batch, static=static, spec=spec),
+        static=lambda batch: _static(batch, config=config),
+        batches=batches,
         mesh=mesh,
         label="train",
         frozen=(VIT,) if config.freeze_vit else (),
@@ -62,7 +117,8 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     return {
         "parameters": int(size),
         "steps": spec.steps,
-        "examples": spec.steps * spec.batch_size,
+        "examples": _examples(spec, feed),
         "loss": history[-1]["loss"],
         "accuracy": history[-1]["text/accuracy"],
+        **_packing_stats(history),
     }
