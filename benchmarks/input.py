@@ -33,9 +33,10 @@ from uio2.tasks.specs import RegisterSpec, TokenizerSpec
 from uio2.tasks.tokenizer_stage import prompt_lines, train
 from uio2.tasks.vocabulary import UnifiedVocabulary
 
-WORDS = "a small red dog beside two tall people under the old bridge while it rains on their open umbrella".split()
+WORDS = ["small", "red", "dog", "beside", "two", "tall", "people", "under", "the", "old", "bridge", "umbrella"]
 DATA = {"refcoco_unc": "refcoco", "image_caption_coco_2017": "coco"}
 QUALITY = 95
+IDLE_SECONDS = 0.05
 
 
 def main() -> None:
@@ -107,6 +108,10 @@ def _forever(files: list[bytes], make: Callable[[tf.Tensor], tf.Tensor], batch: 
 def _take(stream: Iterator[Any], count: int) -> None:
     for _ in itertools.islice(stream, count):
         pass
+    # What runs ahead fills its buffers again, so that a turn pays for as many batches as it takes.
+    busy = time.process_time()
+    while time.sleep(IDLE_SECONDS) or time.process_time() - busy > IDLE_SECONDS / 10:
+        busy = time.process_time()
 
 
 def _cpu_seconds(work: Callable[[], None]) -> float:

@@ -242,6 +242,7 @@ def image_media(record: Record, box: tf.Tensor | None, *, draws: tf.Tensor, sett
     recipe, size = setting.recipe, setting.recipe.image_size
     pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
     source = tf.cast(tf.shape(pixels)[:2], tf.float32)
+    box = None if box is None else tf.clip_by_value(box, 0.0, 1.0)
     placement = _placement(source, box, draws, setting)
     method: str | tf.Tensor = "bilinear"
     if setting.training and recipe.resize == "random":

@@ -51,6 +51,8 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         frozen=(VIT,) if config.freeze_vit else (),
     )
     params, history = train(loop, params, context)
+    if feed.stats.dropped:
+        print(feed.stats.text())
     model = module(params)
     native.save(model, context.out / "model")
     (context.out / "config.json").write_text(config.to_json() + "\n")
@@ -60,6 +62,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         "parameters": int(size),
         "steps": spec.steps,
         "examples": spec.steps * spec.batch_size,
+        "dropped": dict(feed.stats.dropped),
         "loss": history[-1]["loss"],
         "accuracy": history[-1]["text/accuracy"],
     }
