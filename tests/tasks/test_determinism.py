@@ -16,11 +16,11 @@ from uio2.tasks.mixture import make_mixture
 from uio2.tasks.specs import RegisterSpec
 
 RECIPE = RegisterSpec(
-    rates={"audio_caption": 1.0, "image_caption_coco_2017": 1.0, "refcoco_unc": 2.0}, image_size=(64, 64),
+    rates={"audio_caption": 1.0, "refcoco_unc": 2.0}, image_size=(64, 64),
     text_inputs=32, text_targets=32, input_modalities=("text", "image", "audio", "audio_history"), num_audio_segments=1,
     image_input_samples=0.5, augment=True, resize="random",
 )  # fmt: skip
-BATCH, STEPS = 8, 5
+BATCH, STEPS = 8, 4
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_hosts_have_the_rows_of_one(mixture, undisturbed, hosts):
 
 
 def test_a_far_step_costs_no_more_than_the_first(mixture):
-    alone = dataclasses.replace(mixture, recipe=dataclasses.replace(RECIPE, rates={"image_caption_coco_2017": 1.0}))
+    alone = dataclasses.replace(mixture, recipe=dataclasses.replace(RECIPE, rates={"refcoco_unc": 1.0}))
     batches(alone, 1)
     before = time.process_time()
     batches(alone, 1)

@@ -96,7 +96,7 @@ def explain(error: Exception, *, name: str) -> str:
     """Why an example failed, as a `REASON`: the name of the reason, the example's, and what was found."""
     text = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).split())
     for reason, sign in _SIGNS.items():
-        if found := re.search(sign, str(error)):
+        if found := re.search(sign, f"{type(error).__name__}: {error}"):
             return f"{reason}: {name}: {(found[1] if found.lastindex else text)[:_LONGEST_DETAIL]}"
     return f"{OTHER}: {name}: {text[:_LONGEST_DETAIL]}"
 
