@@ -29,6 +29,11 @@ def has_area(boxes: tf.Tensor) -> tf.Tensor:
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
+def on_image(boxes: tf.Tensor) -> tf.Tensor:
+    """bool [...]: which normalised boxes have an area on the image; false where a number is none."""
+    return has_area(tf.clip_by_value(boxes, 0.0, 1.0))
+
+
 def location_pieces(values: tf.Tensor) -> tf.Tensor:
     """Numbers in 0..1 as strings of one location piece each; the bin is truncated, as in `locations.value_to_text`."""
     bins = tf.cast(values * (LOCATION_BINS - 1), tf.int32) + FIRST_LOCATION
@@ -55,10 +60,11 @@ def fitting(lengths: tf.Tensor, *, limit: int) -> tf.Tensor:
 def usable(boxes: tf.Tensor, placement: Placement, *, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
     """Canvas boxes [m, 4] of those of n normalised ones that have an area there, and their indices int32 [m].
 
-    Empty, inverted and cropped-away boxes are left out; whoever pairs boxes with labels gathers by the indices.
+    Empty and inverted boxes, those beside the image and cropped-away ones are left out; whoever pairs boxes with
+    labels gathers by the indices.
     """
     placed = to_canvas(boxes, placement, size=size)
-    kept = tf.cast(tf.where(has_area(boxes) & has_area(placed))[:, 0], tf.int32)
+    kept = tf.cast(tf.where(on_image(boxes) & has_area(placed))[:, 0], tf.int32)
     return tf.gather(placed, kept), kept
 
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
+from uio2.tasks.guard import NO_TARGET, REASON
 from uio2.tasks.shapes import Feature, media_features, text_features
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.unified import Batch
 
 _TARGETS = ("targets/text/tokens", "targets/text/pos_ids", "targets/text/segment_ids")
 _RAGGED = ("inputs/text/tokens", *_TARGETS)
+LOSS_MASKS = ("targets/text/mask", "targets/image/loss_mask", "targets/audio/loss_mask")
 
 
 def shift_right(targets: tf.Tensor, pos_ids: tf.Tensor) -> tf.Tensor:
@@ -28,6 +30,7 @@ def _valid(tokens: tf.Tensor) -> tf.Tensor:
 def convert(batch: Mapping[str, tf.Tensor], *, recipe: RegisterSpec) -> Batch:
     """Stage 2 features of B examples to the model batch; `meta/` passes through.
 
+    `REASON` is made, or completed: of an example without any position in the loss it is not empty.
     Several targets together longer than `recipe.text_targets` are cut there. Answer options, which only evaluation
     has, are as wide as the most and the longest of the batch.
     """
@@ -44,7 +47,10 @@ def convert(batch: Mapping[str, tf.Tensor], *, recipe: RegisterSpec) -> Batch:
         out[key] = tf.ensure_shape(batch[key], [None, *feature.shape])
     if "choices/tokens" in batch:
         out["choices/tokens"] = batch["choices/tokens"].to_tensor()
-    return out | {k: v for k, v in batch.items() if k.startswith("meta/")}
+    reason = batch.get(REASON, tf.fill([rows], ""))
+    untaught = ~tf.reduce_any([tf.reduce_any(out[key] > 0, axis=1) for key in LOSS_MASKS if key in out], axis=0)
+    out[REASON] = tf.where(untaught & (reason == ""), NO_TARGET, reason)
+    return out | {k: v for k, v in batch.items() if k.startswith("meta/") and k != REASON}
 
 
 def _fixed(batch: Mapping[str, tf.Tensor], key: str, length: int) -> tf.Tensor:

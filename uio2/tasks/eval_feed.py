@@ -1,9 +1,13 @@
-"""The evaluation feed: every example of a task exactly once, with what scoring needs to know."""
+"""The evaluation feed: every example of a task exactly once, with what scoring needs to know.
+
+An example whose picture or sound cannot be read stays, without it: a prediction and a score for each example is what
+later stages count on, and a metric must not rise because a hard file went missing. Its `reason` says so.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,8 @@ import tensorflow as tf
 
 from uio2.tasks.converter import convert
 from uio2.tasks.feed import CHUNK, Batch, data_options
-from uio2.tasks.mixture import Mixture
+from uio2.tasks.guard import REASON, explain, guarded, with_blank_media
+from uio2.tasks.mixture import Mixture, MixtureError
 from uio2.tasks.task import NUM_DRAWS
 from uio2.tasks.unified import unify
 
@@ -26,7 +31,7 @@ class EvalBatch:
       metadata: one dict per valid row, JSON values but for the truth: task, example_id (unique in the task),
         image_id, prompt, question, target, all_targets (strings), image_info (11 numbers), box (y1, x1, y2, x2 in
         source pixels, or None for tasks without one), length_inputs, length_targets (tokens before any cut),
-        truth/NAME (numbers and bytes).
+        truth/NAME (numbers and bytes), reason (why the example is not as it should be, `uio2.tasks.guard`; mostly "").
     """
 
     batch: Batch
@@ -58,20 +63,35 @@ def eval_examples(mixture: Mixture, *, task: str, batch_size: int, split: str = 
     ends = np.cumsum(counts)
     reader = mixture.dataset(task).reader(split)
 
-    def records() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def of(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Records and items of these examples."""
+        rows = np.searchsorted(ends, numbers, side="right")
+        return reader.read(rows), (numbers - (ends[rows] - counts[rows])).astype(np.int32)
+
+    def records() -> Iterator[tuple[np.ndarray, ...]]:
         for at in range(start, stop, CHUNK):
             numbers = np.arange(at, min(at + CHUNK, stop))
-            rows = np.searchsorted(ends, numbers, side="right")
-            yield reader.read(rows), (numbers - (ends[rows] - counts[rows])).astype(np.int32)
+            yield numbers - start, *of(numbers)
 
-    signature = (tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32))
     parse, prepare = mixture.parser(task), mixture.preprocessor(task, training=False)
-    stream = tf.data.Dataset.from_generator(records, output_signature=signature).unbatch()
-    stream = stream.map(
-        lambda serialized, item: prepare(parse(serialized), item, tf.zeros(NUM_DRAWS)),
-        num_parallel_calls=parallel,
-        deterministic=True,
-    )
+
+    def stage1(serialized: tf.Tensor, item: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        return prepare(parse(serialized), item, tf.zeros(NUM_DRAWS))
+
+    def rescue(at: int, spec: Mapping[str, tf.TensorSpec]) -> Mapping[str, tf.Tensor]:
+        serialized, item = (tf.constant(values[0]) for values in of(np.array([start + at])))
+        try:
+            return {**stage1(serialized, item), REASON: tf.constant("")}
+        except Exception as error:
+            reason = explain(error, name=f"{task}, example {start + at}")
+            made = with_blank_media(parse(serialized), lambda record: prepare(record, item, tf.zeros(NUM_DRAWS)))
+            if made is None:
+                raise MixtureError(f"{reason}; no example can be made of it in split {split!r}") from error
+        return {**made, REASON: tf.constant(reason)}
+
+    signature = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string), tf.TensorSpec([None], tf.int32))
+    source = tf.data.Dataset.from_generator(records, output_signature=signature).unbatch()
+    stream = guarded(source, stage1, rescue=rescue, parallel=parallel, stop=max(stop - start, 0))
     recipe, vocabulary = mixture.recipe, mixture.vocabulary
 
     def stages23(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

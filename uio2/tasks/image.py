@@ -21,6 +21,9 @@ TRAIN_SCALE = (0.75, 1.3333)
 SMALLEST_SIDE = 64.0
 # In the order in which a drawn number counts them.
 METHODS = ("area", "bicubic", "bilinear", "gaussian", "lanczos3", "lanczos5", "mitchellcubic", "nearest")
+# What TensorFlow calls those that antialias.
+_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic", "gaussian": "gaussian", "lanczos3": "lanczos3",
+            "lanczos5": "lanczos5", "mitchellcubic": "mitchellcubic"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,25 +159,52 @@ def render(
       size: height and width of the canvas.
       method: a name of `METHODS`, or an int32 scalar that counts into them; antialiased.
     """
-    image = tf.image.convert_image_dtype(image, tf.float32)
     same = tf.reduce_all(tf.shape(image)[:2] == placement.scaled)
 
     def resized() -> tf.Tensor:
         if isinstance(method, str):
-            return _resize(image, placement.scaled, method)
-        return tf.switch_case(method, [lambda m=m: _resize(image, placement.scaled, m) for m in METHODS])
+            return _resize(image, placement, method)
+        return tf.switch_case(method, [lambda m=m: _resize(image, placement, m) for m in METHODS])
 
     # At scale 1 the resize is the identity and would cost more than the decode.
-    image = tf.cond(same, lambda: image, resized)
-    top, left = placement.offset[0], placement.offset[1]
-    image = image[top : top + placement.crop[0], left : left + placement.crop[1]]
+    image = tf.cond(same, lambda: tf.image.convert_image_dtype(_cut(image, placement), tf.float32), resized)
     after = tf.constant(size, tf.int32) - placement.crop - placement.pad
     padding = tf.concat([tf.stack([placement.pad, after], 1), [[0, 0]]], 0)
     return tf.ensure_shape(tf.pad(image, padding), [*size, 3])
 
 
-def _resize(image: tf.Tensor, size: tf.Tensor, method: str) -> tf.Tensor:
-    return tf.clip_by_value(tf.image.resize(image, size, method=method, antialias=True), 0.0, 1.0)
+def _cut(scaled: tf.Tensor, placement: Placement) -> tf.Tensor:
+    top, left = placement.offset[0], placement.offset[1]
+    return scaled[top : top + placement.crop[0], left : left + placement.crop[1]]
+
+
+def _resize(image: tf.Tensor, placement: Placement, method: str) -> tf.Tensor:
+    """The crop of the scaled image, float32 in 0..1."""
+    if method not in _KERNELS:
+        whole = tf.image.resize(tf.image.convert_image_dtype(image, tf.float32), placement.scaled, method=method)
+        return tf.clip_by_value(_cut(whole, placement), 0.0, 1.0)
+    columns, channels = tf.shape(image)[1], image.shape[-1]
+    values = _resize_rows(tf.reshape(image, [tf.shape(image)[0], columns * channels]), placement, method, side=0)
+    values = tf.transpose(tf.reshape(values, [-1, columns, channels]), [1, 0, 2])
+    values = _resize_rows(tf.reshape(values, [columns, -1]), placement, method, side=1)
+    values = tf.transpose(tf.reshape(values, [placement.crop[1], -1, channels]), [1, 0, 2])
+    return tf.clip_by_value(values / image.dtype.max if image.dtype.is_integer else values, 0.0, 1.0)
+
+
+def _resize_rows(rows: tf.Tensor, placement: Placement, method: str, *, side: int) -> tf.Tensor:
+    """float32 [crop, values] of rows [n, values] as they are decoded.
+
+    What `tf.image.resize` does to both sides at once (the same numbers to the last bit), but with whole rows as the
+    channels of a single column: its loop over the few channels of a pixel takes four fifths of its time. What is cut
+    off is made first: starting at the crop moves the sampled points by 1e-4 of a pixel.
+    """
+    length, start = placement.scaled[side], placement.offset[side]
+    scale = tf.cast(length, tf.float32) / tf.cast(tf.shape(rows)[0], tf.float32)
+    values = tf.raw_ops.ScaleAndTranslate(
+        images=rows[None, :, None], size=tf.stack([length, 1]), scale=tf.stack([scale, 1.0]),
+        translation=tf.zeros(2), kernel_type=_KERNELS[method], antialias=True,
+    )  # fmt: skip
+    return values[0, start : start + placement.crop[side], 0]
 
 
 def render_frames(frames: tf.Tensor, placement: Placement, *, size: tuple[int, int]) -> tf.Tensor:
@@ -193,8 +223,12 @@ def pixel_mask(placement: Placement, *, size: tuple[int, int]) -> tf.Tensor:
 
 
 def normalise(images: tf.Tensor) -> tf.Tensor:
-    """0..1 to CLIP's mean and deviation; padding becomes -mean/std, as the published models saw it."""
-    return (images - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
+    """[B, H, W, 3] in 0..1 to CLIP's mean and deviation; padding becomes -mean/std, as the published models saw it."""
+    _, height, width, channels = images.shape
+    # By rows: TensorFlow takes nine times as long to repeat three numbers as to repeat a row of them.
+    mean, std = (np.tile(np.array(values, np.float32), width) for values in (CLIP_MEAN, CLIP_STD))
+    rows = tf.reshape(images, [-1, height, width * channels])
+    return tf.reshape((rows - mean) / std, [-1, height, width, channels])
 
 
 def normalise_target(images: tf.Tensor) -> tf.Tensor:

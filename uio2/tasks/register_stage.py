@@ -1,12 +1,13 @@
 """The register stage: checks that a mixture works on its data, and publishes what later stages need.
 
-Output: `mixture.json` (recipe, tokenizer, per task and split how many records and examples, token lengths
-of a sample, one rendered example as text) and `counts/<task>-<split>.npy` (examples per record, so that no
-later stage scans the data again). No path of a dataset is written: identity excludes place.
+Output: `mixture.json` (recipe, tokenizer, per task and split how many records and examples, token lengths of a sample
+and what was wrong in it, one rendered example as text) and `counts/<task>-<split>.npy` (examples per record, so that
+no later stage scans the data again). No path of a dataset is written: identity excludes place.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -24,7 +25,8 @@ from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.tokenizer_stage import dataset_directory
 
 SPLITS = ("train", "validation")
-_LOSS_MASKS = ("targets/text/mask", "targets/image/loss_mask", "targets/audio/loss_mask")
+# More unusable examples than this share of a sample are a fault of the data or the recipe, not of a few files.
+_MOST_DROPPED = 0.5
 
 
 def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
@@ -50,7 +52,7 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
     for number, name in enumerate(mixture.tasks):
         context.progress(number, len(mixture.tasks), f"checking {name}")
         tasks[name] = _check(mixture, name, context)
-    _check_training(mixture, spec)
+    trained = _check_training(mixture, spec)
     vocabulary = mixture.vocabulary
     values = {
         "recipe": spec_to_json(spec),
@@ -61,6 +63,7 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
         },
         "datasets": {k: context.inputs[k].digest for k in sorted(directories)},
         "tasks": tasks,
+        "training_sample": trained,
     }
     canonical_json(values)  # refuses what JSON cannot hold before anything is written
     (context.out / MIXTURE_FILE).write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
@@ -69,6 +72,8 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
         "tasks": {name: task["splits"] for name, task in tasks.items()},
         "only_evaluated": only_evaluated,
         "left_out": left_out,
+        "unusable": {name: task["unusable"] for name, task in tasks.items() if task["unusable"]},
+        "training_sample": trained,
         "padded_size": vocabulary.padded_size,
     }
 
@@ -103,9 +108,12 @@ def _check(mixture: Mixture, name: str, context: StageContext) -> dict[str, Any]
         mixture, task=name, split=shown, batch_size=mixture.recipe.check_examples, limit=mixture.recipe.check_examples
     )
     rows = [row for batch in batches for row in batch.metadata]
+    unusable = collections.Counter(row["reason"].split(":")[0] for row in rows if row["reason"])
+    for reason in sorted({row["reason"] for row in rows} - {""}):
+        print(f"{shown}: {reason}")
     first = {k: rows[0][k] for k in ("prompt", "target", "all_targets", "image_info", "box")}
     return {"splits": splits, "seqio": name, "prompts": mixture.task(name).prompts, "score": mixture.task(name).score,
-            "lengths": _lengths(rows, mixture.recipe), "example": first}  # fmt: skip
+            "lengths": _lengths(rows, mixture.recipe), "unusable": dict(unusable), "example": first}  # fmt: skip
 
 
 def _lengths(rows: list[dict[str, Any]], recipe: RegisterSpec) -> dict[str, Any]:
@@ -117,16 +125,17 @@ def _lengths(rows: list[dict[str, Any]], recipe: RegisterSpec) -> dict[str, Any]
     return out
 
 
-def _check_training(mixture: Mixture, spec: RegisterSpec) -> None:
-    """One training batch that holds each task, through the very feed the trainer uses."""
+def _check_training(mixture: Mixture, spec: RegisterSpec) -> dict[str, Any]:
+    """A training batch, through the very feed the trainer uses: how many examples, and of those dropped by reason."""
     if not any(rate > 0 for rate in spec.rates.values()):
-        return
+        return {"examples": 0, "dropped": {}}
     feed = Feed(mixture, seed=0)
-    batch = next(itertools.islice(feed.batches(batch_size=spec.check_examples), 1))
-    taught = [mask.reshape(len(mask), -1).any(axis=1) for key, mask in batch.items() if key in _LOSS_MASKS]
-    untaught = int((~np.any(taught, axis=0)).sum())
-    if untaught:
+    next(itertools.islice(feed.batches(batch_size=spec.check_examples), 1))
+    if text := feed.stats.text():
+        print(text)
+    if feed.stats.dropped.total() > _MOST_DROPPED * spec.check_examples:
         raise StageError(
-            f"{untaught} of {spec.check_examples} training targets teach nothing: texts of nothing but EOS, "
-            f"silent sounds, or of a modality that is not in RegisterSpec.target_modalities {spec.target_modalities}"
+            f"{text}. What teaches nothing: texts of nothing but EOS, silent sounds, targets of a modality that is not "
+            f"in RegisterSpec.target_modalities {spec.target_modalities}"
         )
+    return {"examples": feed.stats.examples, "dropped": dict(feed.stats.dropped)}

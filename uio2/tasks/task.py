@@ -295,6 +295,7 @@ def see(record: Record, *, draws: tf.Tensor, setting: Setting, box: tf.Tensor | 
     recipe, size = setting.recipe, setting.recipe.image_size
     pixels = tf.io.decode_image(record["image"], channels=3, expand_animations=False)
     source = tf.cast(image.source_size(record["image"]), tf.float32)
+    box = None if box is None else tf.clip_by_value(box, 0.0, 1.0)
     if keeps is None and box is not None:
         keeps = functools.partial(_shows, box, size=size)
     placement, target = _placements(source, keeps, draws, setting)

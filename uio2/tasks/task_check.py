@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import time
@@ -14,6 +15,7 @@ import numpy as np
 from uio2.pipeline.gin_config import GinConfig
 from uio2.pipeline.stage import UsageError
 from uio2.pipeline.store import Store, artifact_of
+from uio2.tasks.converter import LOSS_MASKS
 from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.eval_feed import count_eval_examples, eval_examples
 from uio2.tasks.families import find_task
@@ -26,7 +28,6 @@ from uio2.tasks.tokenizer_stage import dataset_lines, prompt_lines, train
 from uio2.tasks.vocabulary import UnifiedVocabulary
 
 CONFIG = "configs/tasks/check.gin"
-MASKS = ("targets/text/mask", "targets/image/loss_mask", "targets/audio/loss_mask")
 TRAINED_LINES = 20_000
 # Above the number of characters that any text we know holds; fewer pieces come out where the text is small.
 TRAINED_PIECES = 8000
@@ -102,6 +103,7 @@ class Report:
       task, dataset, split: what was read.
       total: examples the split has.
       examples: how many ran; `untaught` of them have a target without a single position in the loss.
+      unusable: reason -> how many of them, see `uio2.tasks.guard`.
       lengths: `inputs` and `targets`: least, mean and most tokens, the limit, and how many texts were cut.
       shapes: model batch key -> shape of one example and dtype.
       filled: modality -> share of its positions that are not masked, mean of the examples.
@@ -115,6 +117,7 @@ class Report:
     total: int
     examples: int
     untaught: int
+    unusable: Mapping[str, int]
     lengths: Mapping[str, Mapping[str, float]]
     shapes: Mapping[str, str]
     filled: Mapping[str, float]
@@ -123,8 +126,8 @@ class Report:
 
     @property
     def usable(self) -> bool:
-        """Whether there is any example that teaches or asks something."""
-        return self.examples > self.untaught
+        """Whether there is any example that can be read and teaches or asks something."""
+        return self.examples > max(self.untaught, sum(self.unusable.values()))
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -141,6 +144,7 @@ class Report:
         lines.append("  filled  " + ", ".join(f"{key} {share:.0%}" for key, share in self.filled.items()))
         if self.seconds:
             lines.append(f"  {1e3 * self.seconds:.1f} ms an example")
+        lines += [f"  {count} examples: {reason}" for reason, count in self.unusable.items()]
         if self.untaught:
             lines.append(f"  {self.untaught} examples have no target that counts in the loss")
         return "\n".join(lines)
@@ -172,10 +176,11 @@ def check_task(name: str, *, data: TaskData, split: str = "validation", count: i
     valid = np.concatenate([batch.valid for batch in batches])
     keys = [key for key in batches[0].batch if not key.startswith("choices/")]
     values = {key: np.concatenate([batch.batch[key] for batch in batches])[valid] for key in keys}
-    taught = functools.reduce(np.logical_or, [values[k].reshape(len(rows), -1).any(1) for k in MASKS if k in values])
+    taught = functools.reduce(np.logical_or, [values[k].any(axis=1) for k in LOSS_MASKS if k in values])
     first = {"prompt": rows[0]["prompt"], "target": str(rows[0]["target"])}
     return Report(
         task=name, dataset=where, split=split, total=total, examples=len(rows), untaught=int((~taught).sum()),
+        unusable=dict(collections.Counter(row["reason"].split(":")[0] for row in rows if row["reason"])),
         lengths=_lengths(rows, mixture.recipe),
         shapes={key: f"{value.dtype}{list(value.shape[1:])}" for key, value in values.items()},
         filled={key.removesuffix("/mask"): float(v.mean()) for key, v in values.items() if key.endswith("/mask")},

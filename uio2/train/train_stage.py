@@ -65,7 +65,7 @@ def _static(batch: Batch, *, config: ModelConfig) -> _Static:
 def _loss(
     model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec
 ) -> tuple[Any, dict[str, Any]]:
-    options = {"horizontally_pack_inputs": static.inputs, "horizontally_pack_targets": static.targets,
+    options: dict[str, Any] = {"horizontally_pack_inputs": static.inputs, "horizontally_pack_targets": static.targets,
                "budget": dict(static.budget)}  # fmt: skip
     loss, metrics = multimodal_loss(model(batch, **options), z_loss=spec.z_loss)
     if not spec.packing.packs:
@@ -109,6 +109,8 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         frozen=(VIT,) if config.freeze_vit else (),
     )
     params, history = train(loop, params, context)
+    if feed.stats.dropped:
+        print(feed.stats.text())
     model = module(params)
     native.save(model, context.out / "model")
     (context.out / "config.json").write_text(config.to_json() + "\n")
@@ -118,6 +120,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         "parameters": int(size),
         "steps": spec.steps,
         "examples": _examples(spec, feed),
+        "dropped": dict(feed.stats.dropped),
         "loss": history[-1]["loss"],
         "accuracy": history[-1]["text/accuracy"],
         **_packing_stats(history),

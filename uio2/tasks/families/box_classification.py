@@ -21,7 +21,7 @@ class BoxClassification(Task):
 
     def items(self, record: Record) -> tf.Tensor:
         objects = record["objects"]
-        usable = boxes.has_area(objects["bbox"]) & ~objects["is_crowd"]
+        usable = boxes.on_image(objects["bbox"]) & ~objects["is_crowd"]
         return tf.cast(tf.where(usable)[:, 0], tf.int32)
 
     def eval_items(self, record: Record, recipe: RegisterSpec) -> tf.Tensor:

@@ -26,7 +26,7 @@ class ReferringExpression(Task):
 
     def items(self, record: Record) -> tf.Tensor:
         expressions = record["objects"]["refexp"]["raw"].flat_values
-        located = tf.gather(boxes.has_area(record["objects"]["bbox"]), self._owner(record))
+        located = tf.gather(boxes.on_image(record["objects"]["bbox"]), self._owner(record))
         usable = located & (tf.strings.length(clean(expressions)) > 0)
         return tf.cast(tf.where(usable)[:, 0], tf.int32)
 

@@ -24,6 +24,8 @@ from uio2.tasks.packing.window import PackedBatch, Windows, pack_window, plan_wi
 SAMPLE = 4096
 # A task's reader may stand this many positions behind the others: every 1000 positions hold each task.
 BEHIND = 8000
+# Examples that may be read before the first batch of them is taken: some windows, or one that is measured.
+AHEAD = 200_000
 
 
 class PackedFeed:
@@ -79,6 +81,7 @@ class PackedFeed:
             stream = self._dataset(lambda: (positions for positions, _ in batches()))
             for values, (_, batch) in zip(stream.as_numpy_iterator(), batches(), strict=False):
                 yield packed(self._feed.counted(values), batch, mine=mine)
+        self._feed.ended()
 
     @property
     def _keep(self) -> int:
@@ -90,7 +93,7 @@ class PackedFeed:
             lambda: (np.full(len(some), len(some)) for some in positions()),
             output_signature=tf.TensorSpec([None], tf.int64),
         )
-        stream = tf.data.Dataset.zip(sizes.unbatch(), self._feed.examples(positions))
+        stream = tf.data.Dataset.zip(sizes.unbatch(), self._feed.examples(positions, ahead=AHEAD))
         # Examples come batch by batch, so those of one size fill one batch before the next of that size begins.
         batches = stream.group_by_window(
             key_func=lambda size, _: size,
@@ -120,7 +123,7 @@ class PackedFeed:
             return (np.arange(at, min(at + CHUNK, span.stop)) for at in range(span.start, span.stop, CHUNK))
 
         stream = self._feed.examples(
-            positions, then=lambda example: count_media(example, recipe=recipe, latents=self._latents)
+            positions, then=lambda example: count_media(example, recipe=recipe, latents=self._latents), ahead=AHEAD
         )
         measured = stream.ragged_batch(CHUNK).map(lambda batch: measure(batch, vocabulary=vocabulary, recipe=recipe))
         return measured.with_options(data_options(self._parallel))
