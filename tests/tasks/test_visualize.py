@@ -23,13 +23,14 @@ from uio2.pipeline.stage import UsageError
 from uio2.tasks import audio, boxes, image, keypoints, video
 from uio2.tasks.converter import convert
 from uio2.tasks.mixture import make_mixture
+from uio2.tasks.packing.spec import PackingSpec
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.unified import unify
 from uio2.tasks.visualize import layout, marks, sound
 from uio2.tasks.visualize.cards import Example, Style
 from uio2.tasks.visualize.page import build, write
 from uio2.tasks.visualize.serve import PageServer
-from uio2.tasks.visualize.source import evaluation_examples, training_examples
+from uio2.tasks.visualize.source import evaluation_examples, packed_examples, training_examples
 from uio2.tasks.wav import read_wav
 
 SMALL = RegisterSpec(
@@ -329,3 +330,15 @@ def test_a_browser_draws_the_picture(mixture, tmp_path):
     seen = np.array(Image.open(shot).convert("RGB")).astype(int)
     red = (np.abs(seen - [255, 0, 0]).max(-1) < 40).sum()
     assert red > 0.9 * 320 * 320 * 64 / 96, "320 pixels wide, as the style says"
+
+
+def test_a_packed_page_shows_whole_rows_and_who_shares_them(mixture):
+    spec = PackingSpec("best_fit", encoder=160, decoder={"text": 64}, window_rows=8)
+    found, packing = packed_examples(few(mixture, "vqa_coco_2017", "refcoco_unc"), packing=spec, count=5)
+    assert len(found) == len(packing.rows) <= 5
+    assert len(set(packing.rows)) < len(found)
+    rows = layout.packed_rows([layout.sides(example.batch) for example in found], packing)
+    for row in rows:
+        assert 0 < row.tokens <= row.length == {"encoder": 160, "decoder": 64}[row.side]
+    page = page_of(*found, mixture=mixture, recipe=RECIPE, packing=packing)
+    assert f"{rows[0].tokens} / 160" in page

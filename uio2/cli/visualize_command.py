@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
         examples="""
             uio2 visualize refcoco_unc refcoco.html
             uio2 visualize vqa_coco_2017,image_caption_coco_2017 pages --split train --num_examples 16
+            uio2 visualize refexp packed.html --packing best_fit --packing_rows 864,64
             uio2 visualize audio_caption audio.html --gin.tasks.RegisterSpec.num_audio_segments=2 --serve""",
         handler=run_visualize,
     )
@@ -35,6 +36,9 @@ def add(commands: Any) -> None:
     visualize.add_argument("--num_examples", type=int, default=12, metavar="N", help="examples in all (default 12)")
     visualize.add_argument("--start", type=int, default=0, metavar="N", help="skip so many examples")
     visualize.add_argument("--seed", type=int, default=0, help="of training's order and draws")
+    visualize.add_argument("--packing", choices=["best_fit", "pairs"], help="the first rows of a packed training batch")
+    visualize.add_argument("--packing_rows", metavar="ENCODER,DECODER", default="864,512",
+                           help="tokens of a packed row (default 864,512)")  # fmt: skip
     visualize.add_argument("--no-masks", action="store_true", help="leave out what dims masked patches")
     visualize.add_argument("--max_mb", type=float, default=32.0, metavar="MB", help="longest page (default 32)")
     visualize.add_argument("--serve", nargs="?", type=int, const=0, metavar="PORT", help="show the page on localhost "
@@ -76,13 +80,18 @@ def _page(args: argparse.Namespace, names: list[str]) -> Any:
     from uio2.tasks.task_check import TaskData
     from uio2.tasks.visualize.cards import Style
     from uio2.tasks.visualize.page import build
-    from uio2.tasks.visualize.source import evaluation_examples, training_examples
+    from uio2.tasks.visualize.source import evaluation_examples, packed_examples, training_examples
 
     data = TaskData(store_of(args), datasets=given_datasets(args), tokenizer=args.tokenizer, gin_files=args.gin_file,
                     bindings=args.gin_bindings)  # fmt: skip
     try:
         mixture = data.mixture(dict.fromkeys(names, 1.0))
-        if args.split == "train":
+        packing = None
+        if args.packing:
+            about = f"the first rows of a packed training batch ({args.packing}, rows of {args.packing_rows} tokens)"
+            spec = _packing(args)
+            found, packing = packed_examples(mixture, packing=spec, count=args.num_examples, seed=args.seed)
+        elif args.split == "train":
             about = f"training examples as drawn with seed {args.seed}"
             found = training_examples(mixture, count=args.num_examples, seed=args.seed, start=args.start)
         else:
@@ -90,9 +99,20 @@ def _page(args: argparse.Namespace, names: list[str]) -> Any:
             found = evaluation_examples(mixture, split=args.split, count=args.num_examples, start=args.start)
         style = Style(mixture.recipe, mixture.vocabulary, masks=not args.no_masks)
         return build(found, title=", ".join(names), about=f"What the model receives: {about}",
-                     style=style, max_bytes=int(args.max_mb * 2**20))  # fmt: skip
+                     style=style, max_bytes=int(args.max_mb * 2**20), packing=packing)  # fmt: skip
     except (TaskError, MixtureError) as error:
         raise UsageError(str(error)) from error
+
+
+def _packing(args: argparse.Namespace) -> Any:
+    from uio2.tasks.packing.spec import PackingSpec
+
+    try:
+        encoder, decoder = (int(part) for part in args.packing_rows.split(","))
+    except ValueError as error:
+        raise UsageError(f"--packing_rows {args.packing_rows}: expected ENCODER,DECODER, two numbers") from error
+    decoders = dict.fromkeys(("text", "image", "audio"), decoder)
+    return PackingSpec(args.packing, encoder=encoder, decoder=decoders, window_rows=32)
 
 
 def _serve(html: str, port: int) -> None:

@@ -49,6 +49,9 @@ def build(examples: Iterable[Example], *, title: str, about: str, style: Style, 
       style: see `Style`.
       max_bytes: the page holds no further example that would make it longer.
       packing: which of the examples share rows of the model; None where each has its own.
+
+    Raises:
+      ValueError: a packing of another number of examples.
     """
     environment = _environment()
     template = environment.get_template("card.html.jinja")
@@ -72,10 +75,15 @@ def build(examples: Iterable[Example], *, title: str, about: str, style: Style, 
     html = environment.get_template("page.html.jinja").render(
         title=title, about=about, cards=shown, left_out=left_out, max_bytes=max_bytes, kinds=tokens.KINDS,
         masks=style.masks, recipe=_recipe(style), modalities=_modalities(style),
-        packed=layout.packed_rows(sides, packing) if packing else [],
+        packed=_packed(sides, packing) if packing else [],
     )  # fmt: skip
     mean = sum(sizes) // len(sizes) if sizes else 0
     return Page(html, len(shown), left_out, (mean, max(sizes, default=0)))
+
+
+def _packed(sides: list[tuple[layout.Side, layout.Side]], packing: layout.Packing) -> list[layout.PackedRow]:
+    """The rows, with the examples for which the page had room."""
+    return layout.packed_rows(sides, dataclasses.replace(packing, rows=packing.rows[: len(sides)]))
 
 
 def write(page: Page, path: Path) -> None:

@@ -12,7 +12,10 @@ from uio2.tasks.eval_feed import count_eval_examples, eval_examples
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import Mixture
 from uio2.tasks.order import Schedule
+from uio2.tasks.packing.feed import PackedFeed
+from uio2.tasks.packing.spec import PackingSpec
 from uio2.tasks.visualize.cards import Example
+from uio2.tasks.visualize.layout import LATENTS, Packing
 
 BATCH = 8
 
@@ -36,6 +39,26 @@ def training_examples(mixture: Mixture, *, count: int, seed: int = 0, start: int
         tasks, ordinals = schedule.at(np.array([position]))
         facts = {"position": position, "seed": seed, "number in its task": int(ordinals[0])}
         yield Example(schedule.tasks[int(tasks[0])], f"position {position}", batch, facts)
+
+
+def packed_examples(mixture: Mixture, *, packing: PackingSpec, count: int,
+                    seed: int = 0) -> tuple[list[Example], Packing]:  # fmt: skip
+    """The examples of the first rows of the first packed batch: whole rows, `count` examples at most but one row.
+
+    Raises:
+      MixtureError: a task has no training example.
+    """
+    feed = PackedFeed(mixture, packing=packing, rows=count, latents=LATENTS, seed=seed)
+    batch = next(feed.batches())
+    encoder, decoder = batch["packing/lengths"][0].tolist()
+    rows, ends = batch["packing/row"][0], np.cumsum(batch["packing/examples"][0])
+    whole = np.flatnonzero((rows >= 0) & (rows < max((ends <= count).sum(), 1)))
+    values = {key: value for key, value in batch.items() if not key.startswith("packing/")}
+    found = [
+        Example("", f"row {rows[n] + 1}", {key: value[n] for key, value in values.items()}, {"seed": seed})
+        for n in whole
+    ]
+    return found, Packing([int(rows[n]) for n in whole], (encoder, decoder))
 
 
 def evaluation_examples(mixture: Mixture, *, split: str, count: int, start: int = 0) -> Iterator[Example]:
