@@ -175,6 +175,8 @@ class _Plan:
     def _predict(self, model: UnifiedIO2, mixture: Mixture, batch: EvalBatch, *, first_index: int) -> list[Prediction]:
         from uio2.model.generate import generate
 
+        for reason in filter(None, batch.reasons):
+            print(f"{self.header.split}: {reason}")
         output = generate(model, batch.batch, max_length=self.header.decoding["max_length"])
         tokens, logprobs = np.asarray(output.tokens), np.asarray(output.logprobs, np.float64)
         return [

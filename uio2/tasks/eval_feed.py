@@ -1,7 +1,7 @@
 """The evaluation feed: every example of a task exactly once, with what scoring needs to know.
 
 An example whose picture or sound cannot be read stays, without it: a prediction and a score for each example is what
-later stages count on, and a metric must not rise because a hard file went missing. Its `reason` says so.
+later stages count on, and a metric must not rise because a hard file went missing. `EvalBatch.reasons` says so.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ class EvalBatch:
       valid: bool [B].
       metadata: one dict per valid row, JSON values: task, example_id (unique in the task), image_id, prompt,
         target, all_targets (strings), image_info (11 numbers), box (y1, x1, y2, x2 in source pixels, or None
-        for tasks without one), length_inputs, length_targets (tokens before any cut), reason (why the example is
-        not as it should be, `uio2.tasks.guard`; mostly "").
+        for tasks without one), length_inputs, length_targets (tokens before any cut).
+      reasons: one string per valid row: why the example is not as it should be (`uio2.tasks.guard`), mostly "".
     """
 
     batch: Batch
     valid: np.ndarray
     metadata: list[dict[str, Any]]
+    reasons: list[str]
 
 
 def count_eval_examples(mixture: Mixture, *, task: str, split: str = "validation", limit: int | None = None) -> int:
@@ -111,10 +112,11 @@ def _split(values: dict[str, tf.Tensor], batch_size: int, has_box: bool) -> Eval
     if rows < batch_size:
         batch = {k: np.concatenate([v, np.repeat(v[:1], batch_size - rows, 0)]) for k, v in batch.items()}
     columns = {k.removeprefix("meta/"): _plain(v) for k, v in values.items() if k.startswith("meta/")}
+    reasons = columns.pop(REASON.removeprefix("meta/"))
     metadata = [{k: column[row] for k, column in columns.items()} for row in range(rows)]
     if not has_box:
         metadata = [{**row, "box": None} for row in metadata]
-    return EvalBatch(batch, np.arange(batch_size) < rows, metadata)
+    return EvalBatch(batch, np.arange(batch_size) < rows, metadata, reasons)
 
 
 def _plain(value: tf.Tensor | tf.RaggedTensor) -> list[Any]:
