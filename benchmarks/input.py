@@ -94,8 +94,7 @@ def _compare(files: list[bytes], mixture: Mixture, *, task: str, args: argparse.
         **{f"of_{name}": round(float(np.median(ratios)), 3) for name, ratios in against.items()},
         "of_decode_quartiles": [round(float(q), 3) for q in np.quantile(against["decode"], (0.25, 0.75))],
     }  # fmt: skip
-    dropped = getattr(feed.stats, "dropped", None)
-    return figures | ({"dropped_share": round(sum(dropped.values()) / feed.stats.examples, 4)} if dropped else {})
+    return figures | {"dropped_share": round(feed.stats.dropped.total() / feed.stats.examples, 4)}
 
 
 def _forever(files: list[bytes], make: Callable[[tf.Tensor], tf.Tensor], batch: int) -> Iterator[Any]:

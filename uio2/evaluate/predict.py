@@ -198,6 +198,8 @@ class _Plan:
     def _predict(
         self, model: UnifiedIO2, mixture: Mixture, batch: EvalBatch, *, header: Header, first_index: int
     ) -> list[Prediction]:
+        for reason in filter(None, batch.reasons):
+            print(f"{header.split}: {reason}")
         answers = decode(
             model, batch.batch, decoding=header.decoding, first_index=first_index, rows=len(batch.metadata)
         )

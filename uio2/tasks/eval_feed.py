@@ -1,7 +1,7 @@
 """The evaluation feed: every example of a task exactly once, with what scoring needs to know.
 
 An example whose picture or sound cannot be read stays, without it: a prediction and a score for each example is what
-later stages count on, and a metric must not rise because a hard file went missing. Its `reason` says so.
+later stages count on, and a metric must not rise because a hard file went missing. `EvalBatch.reasons` says so.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ class EvalBatch:
       metadata: one dict per valid row, JSON values but for the truth: task, example_id (unique in the task),
         image_id, prompt, question, target, all_targets (strings), image_info (11 numbers), box (y1, x1, y2, x2 in
         source pixels, or None for tasks without one), length_inputs, length_targets (tokens before any cut),
-        truth/NAME (numbers and bytes), reason (why the example is not as it should be, `uio2.tasks.guard`; mostly "").
+        truth/NAME (numbers and bytes).
+      reasons: one string per valid row: why the example is not as it should be (`uio2.tasks.guard`), mostly "".
     """
 
     batch: Batch
     valid: np.ndarray
     metadata: list[dict[str, Any]]
+    reasons: list[str]
 
 
 def count_eval_examples(mixture: Mixture, *, task: str, split: str = "validation", limit: int | None = None) -> int:
@@ -113,10 +115,11 @@ def _split(values: dict[str, tf.Tensor], batch_size: int, has_box: bool) -> Eval
     columns = {k.removeprefix("meta/"): _values(v) for k, v in values.items() if k.startswith("meta/")}
     # Some truths are encoded pictures: their bytes are no text.
     columns = {k: column if k.startswith("truth/") else _text(column) for k, column in columns.items()}
+    reasons = columns.pop(REASON.removeprefix("meta/"))
     metadata = [{k: column[row] for k, column in columns.items()} for row in range(rows)]
     if not has_box:
         metadata = [{**row, "box": None} for row in metadata]
-    return EvalBatch(batch, np.arange(batch_size) < rows, metadata)
+    return EvalBatch(batch, np.arange(batch_size) < rows, metadata, reasons)
 
 
 def _values(value: tf.Tensor | tf.RaggedTensor) -> list[Any]:

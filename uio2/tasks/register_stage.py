@@ -104,13 +104,13 @@ def _check(mixture: Mixture, name: str, context: StageContext) -> dict[str, Any]
             f"(only evaluated), remove it, or build a dataset that has some"
         )
     shown = "validation" if splits["validation"]["examples"] else "train"
-    batches = eval_examples(
-        mixture, task=name, split=shown, batch_size=mixture.recipe.check_examples, limit=mixture.recipe.check_examples
-    )
+    size = mixture.recipe.check_examples
+    batches = list(eval_examples(mixture, task=name, split=shown, batch_size=size, limit=size))
     rows = [row for batch in batches for row in batch.metadata]
-    unusable = collections.Counter(row["reason"].split(":")[0] for row in rows if row["reason"])
-    for reason in sorted({row["reason"] for row in rows} - {""}):
+    reasons = [reason for batch in batches for reason in batch.reasons if reason]
+    for reason in reasons:
         print(f"{shown}: {reason}")
+    unusable = collections.Counter(reason.split(":")[0] for reason in reasons)
     first = {k: rows[0][k] for k in ("prompt", "target", "all_targets", "image_info", "box")}
     return {"splits": splits, "seqio": name, "prompts": mixture.task(name).prompts, "score": mixture.task(name).score,
             "lengths": _lengths(rows, mixture.recipe), "unusable": dict(unusable), "example": first}  # fmt: skip

@@ -227,4 +227,5 @@ REGISTER = StageType(
     kind="mixture",
     spec=RegisterSpec,
     run="uio2.tasks.register_stage:run",
+    code_version="2",  # what was dropped from the samples; boxes beside the image are no items
 )

@@ -180,7 +180,7 @@ def check_task(name: str, *, data: TaskData, split: str = "validation", count: i
     first = {"prompt": rows[0]["prompt"], "target": str(rows[0]["target"])}
     return Report(
         task=name, dataset=where, split=split, total=total, examples=len(rows), untaught=int((~taught).sum()),
-        unusable=dict(collections.Counter(row["reason"].split(":")[0] for row in rows if row["reason"])),
+        unusable=dict(collections.Counter(r.split(":")[0] for batch in batches for r in batch.reasons if r)),
         lengths=_lengths(rows, mixture.recipe),
         shapes={key: f"{value.dtype}{list(value.shape[1:])}" for key, value in values.items()},
         filled={key.removesuffix("/mask"): float(v.mean()) for key, v in values.items() if key.endswith("/mask")},
