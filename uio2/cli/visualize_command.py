@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _page(args: argparse.Namespace, names: list[str]) -> Any:
     from uio2.tasks.families import TaskError
     from uio2.tasks.mixture import MixtureError
     from uio2.tasks.task_check import TaskData
-    from uio2.tasks.visualize.cards import Style
+    from uio2.tasks.visualize.cards import Example, Style
     from uio2.tasks.visualize.page import build
     from uio2.tasks.visualize.source import evaluation_examples, packed_examples, training_examples
 
@@ -87,6 +88,7 @@ def _page(args: argparse.Namespace, names: list[str]) -> Any:
     try:
         mixture = data.mixture(dict.fromkeys(names, 1.0))
         packing = None
+        found: Iterable[Example]
         if args.packing:
             about = f"the first rows of a packed training batch ({args.packing}, rows of {args.packing_rows} tokens)"
             spec = _packing(args)
