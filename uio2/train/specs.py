@@ -146,6 +146,7 @@ VISION_TOWER = StageType(
     kind="checkpoint",
     spec=VisionTowerSpec,
     run="uio2.train.vision_tower:run",
+    code_version="2",
     volatile=_VOLATILE,
 )
 TRAIN = StageType(
