@@ -18,7 +18,7 @@ from typing import Any
 
 from beam_jobs import coco_rows, sources
 from beam_jobs.build import build
-from beam_jobs.clips import check_wav, read_clip
+from beam_jobs.clips import clip_example, clip_features, read_clip
 from beam_jobs.dead_letters import Letter
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.specs import AudioCaptionsSpec
@@ -61,28 +61,16 @@ class AudioCaptionsJob:
     def encode(self, record: Record) -> bytes:
         value = record.value
         data = read_clip([str(Path(self.audio) / value["folder"]), self.audio], [value["file_name"]])
-        rate = check_wav(data, max_seconds=self.max_seconds)
-        return Example(
-            ints={"sample_rate": [rate]},
-            strings={"key": [record.key], "audio": [data], "captions": value["captions"]},
-        ).to_bytes()
+        texts = {"captions": value["captions"]}
+        return clip_example(record.key, data, max_seconds=self.max_seconds, texts=texts)
 
     def count(self, example: Example) -> Mapping[str, int]:
         return {"clip": 1, "caption": len(example.strings["captions"])}
 
     def features(self, info: Mapping[str, Sequence[Any]]) -> Any:
-        import numpy as np
         import tensorflow_datasets as tfds
 
-        f = tfds.features
-        return f.FeaturesDict(
-            {
-                "key": f.Text(),
-                "audio": f.Tensor(shape=(), dtype=np.str_),
-                "sample_rate": np.int64,
-                "captions": f.Sequence(f.Text()),
-            }
-        )
+        return clip_features({"captions": tfds.features.Sequence(tfds.features.Text())})
 
 
 def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from beam_jobs import sources, tables
 from beam_jobs.build import build_as
-from beam_jobs.clips import check_wav, read_clip
+from beam_jobs.clips import clip_example, clip_features, read_clip
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.specs import AudioTagsSpec
@@ -96,28 +96,16 @@ class AudioTagsJob(TableJob):
     def encode(self, record: Record) -> bytes:
         value = record.value
         data = read_clip(self.bases, value["names"], must_exist=value["must_exist"])
-        rate = check_wav(data, max_seconds=self.max_seconds)
-        return Example(
-            ints={"sample_rate": [rate]},
-            strings={"key": [record.key], "audio": [data], "labels": value["labels"]},
-        ).to_bytes()
+        texts = {"labels": value["labels"]}
+        return clip_example(record.key, data, max_seconds=self.max_seconds, texts=texts)
 
     def count(self, example: Example) -> Mapping[str, int]:
         return {"clip": 1, "label": len(example.strings["labels"])}
 
     def features(self, info: Mapping[str, Sequence[Any]]) -> Any:
-        import numpy as np
         import tensorflow_datasets as tfds
 
-        f = tfds.features
-        return f.FeaturesDict(
-            {
-                "key": f.Text(),
-                "audio": f.Tensor(shape=(), dtype=np.str_),
-                "sample_rate": np.int64,
-                "labels": f.Sequence(f.Text()),
-            }
-        )
+        return clip_features({"labels": tfds.features.Sequence(tfds.features.Text())})
 
 
 def run(spec: AudioTagsSpec, context: StageContext) -> Mapping[str, Any]:

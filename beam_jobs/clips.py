@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from beam_jobs.dead_letters import BadRecord
 from beam_jobs.image_files import read_file
+from beam_jobs.tf_example import Example
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
 _CONTAINERS = {
@@ -60,6 +62,22 @@ def check_wav(data: bytes, *, max_seconds: float) -> int:
     if frames / rate > max_seconds:
         raise BadRecord("too_long", f"{frames / rate:.1f} s is above max_seconds = {max_seconds}")
     return rate
+
+
+def clip_example(key: str, data: bytes, *, max_seconds: float, texts: Mapping[str, Sequence[str]]) -> bytes:
+    """The serialized example of a checked WAV and what is said of it, by feature name; raises as `check_wav`."""
+    rate = check_wav(data, max_seconds=max_seconds)
+    return Example(ints={"sample_rate": [rate]}, strings={"key": [key], "audio": [data], **texts}).to_bytes()
+
+
+def clip_features(texts: Mapping[str, Any]) -> Any:
+    """The TFDS features of `clip_example`; `texts` are those of its texts."""
+    import numpy as np
+    import tensorflow_datasets as tfds
+
+    f = tfds.features
+    clip = {"key": f.Text(), "audio": f.Tensor(shape=(), dtype=np.str_), "sample_rate": np.int64}
+    return f.FeaturesDict({**clip, **texts})
 
 
 def _container(data: bytes) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from beam_jobs import sources, tables
 from beam_jobs.build import build_as
-from beam_jobs.clips import check_wav, read_clip
+from beam_jobs.clips import clip_example, clip_features, read_clip
 from beam_jobs.dead_letters import BadRecord
 from beam_jobs.job import Record
 from beam_jobs.specs import SpeechSpec
@@ -68,34 +68,17 @@ class SpeechJob(TableJob):
         value = record.value
         bases = [f"{self.audio}/{folder}" for folder in (value["folder"], *self.folders) if folder]
         data = read_clip([*bases, self.audio], [value["file"]])
-        rate = check_wav(data, max_seconds=self.max_seconds)
-        return Example(
-            ints={"sample_rate": [rate]},
-            strings={
-                "key": [record.key],
-                "audio": [data],
-                "transcript": [value["transcript"]],
-                "speaker": [value["speaker"]],
-            },
-        ).to_bytes()
+        texts = {"transcript": [value["transcript"]], "speaker": [value["speaker"]]}
+        return clip_example(record.key, data, max_seconds=self.max_seconds, texts=texts)
 
     def count(self, example: Example) -> Mapping[str, int]:
         return {"recording": 1}
 
     def features(self, info: Mapping[str, Sequence[Any]]) -> Any:
-        import numpy as np
         import tensorflow_datasets as tfds
 
-        f = tfds.features
-        return f.FeaturesDict(
-            {
-                "key": f.Text(),
-                "audio": f.Tensor(shape=(), dtype=np.str_),
-                "sample_rate": np.int64,
-                "transcript": f.Text(),
-                "speaker": f.Text(),
-            }
-        )
+        text = tfds.features.Text()
+        return clip_features({"transcript": text, "speaker": text})
 
 
 def run(spec: SpeechSpec, context: StageContext) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ rest is here: streaming, places, dead letters of bad rows, splits, rows of one k
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class Parsed:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TableJob:
+class TableJob(abc.ABC):
     """Base of the jobs. `row_kind` is the counted kind that a row which cannot be read takes with it."""
 
     files: tuple[TableFile, ...]
@@ -63,9 +64,9 @@ class TableJob:
         """The rows of a file."""
         return tables.rows(source.path)
 
+    @abc.abstractmethod
     def parse(self, row: Mapping[str, Any], source: TableFile, index: int) -> Parsed:
         """Reads one row; raises BadRecord to drop it."""
-        raise NotImplementedError
 
     def read(self, source: TableFile) -> Iterator[Row | Letter | Info]:
         for index, item in self.items(source):
