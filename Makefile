@@ -56,7 +56,7 @@ slow: setup
 	$(RUN)/pytest -n 2 --dist loadgroup -m slow
 
 lock: $(UV)
-	$(UV) pip compile pyproject.toml --quiet --extra pipeline --extra dev --python-version 3.12 --universal \
+	$(UV) pip compile pyproject.toml --quiet --extra pipeline --extra cloud --extra dev --python-version 3.12 --universal \
 		--generate-hashes --no-annotate --no-header --no-emit-index-url --output-file requirements.lock
 
 goldens: setup

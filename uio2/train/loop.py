@@ -8,7 +8,6 @@ back to the restored step, so that an interrupted run leaves the same file as an
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import json
 import math
@@ -29,6 +28,7 @@ from uio2.pipeline.stage import StageContext, StageError
 from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.sharding import place_batch, replicated
 from uio2.train.specs import TrainSpec, VisionTowerSpec
+from uio2.train.step import make_update
 
 HISTORY = "history.jsonl"
 Batch = Mapping[str, np.ndarray]
@@ -101,7 +101,7 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
         first = manager.latest_step() or 0
         batches = loop.batches(first)
         head = next(batches)
-        update, zeros = _make_update(loop, params, head)
+        update, zeros = make_update(loop, params, head)
         state = {"params": params, "optimizer": loop.optimizer.init(params), "sums": zeros}
         state = jax.device_put(state, replicated(loop.mesh))
         if first:
@@ -125,31 +125,6 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
                         manager.wait_until_finished()
                         raise Interrupted(f"stopped at step {done} of {loop.steps}; run again to go on")
     return state["params"], history
-
-
-def _make_update(loop: Loop, params: Any, batch: Batch) -> tuple[Callable[..., Any], dict[str, np.ndarray]]:
-    """The jitted step (state, batch, static) -> state, and zero sums of its metrics.
-
-    The sums since the last logged step are part of the state, so that a checkpoint may fall on any step.
-    """
-
-    def gradients(params: Any, batch: Any, static: Hashable) -> tuple[Any, dict[str, jax.Array]]:
-        loss = functools.partial(loop.loss, static=static) if loop.static else loop.loss
-        (_, metrics), found = jax.value_and_grad(loss, has_aux=True)(params, batch)
-        return found, metrics | {"gradient_norm": optax.global_norm(found)}
-
-    def update(state: Any, batch: Any, static: Hashable) -> Any:
-        found, metrics = gradients(state["params"], batch, static)
-        updates, optimizer = loop.optimizer.update(found, state["optimizer"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        sums = {k: state["sums"][k] + v for k, v in metrics.items()}
-        return {"params": params, "optimizer": optimizer, "sums": sums}
-
-    static = loop.static(batch) if loop.static else None
-    _, metrics = jax.eval_shape(functools.partial(gradients, static=static), params, dict(batch))
-    return jax.jit(update, donate_argnums=0, static_argnums=2), {
-        k: np.zeros(v.shape, v.dtype) for k, v in metrics.items()
-    }
 
 
 def _row(loop: Loop, step: int, sums: dict[str, jax.Array]) -> dict[str, float]:
