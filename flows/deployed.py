@@ -162,6 +162,18 @@ def digits(gin: Bindings = ()) -> Made:
     return run_pipeline(pipelines.build("digits", bindings=gin))
 
 
+@flow(name="pipeline", **_options)
+def pipeline(name: str, sources: dict[str, str] = {}, gin: Bindings = ()) -> Made:  # noqa: B006 - Prefect copies it
+    """Any pipeline, as `uio2 run` takes it.
+
+    Args:
+        name: digits, coco, or a module of your own that the worker can import.
+        sources: folders by role, for example {"images": "train2017", "annotations": "annotations"}.
+        gin: gin bindings, one value each, for example STEPS=20.
+    """
+    return run_pipeline(pipelines.build(name, bindings=gin, sources=sources))
+
+
 def _build(
     name: str, sources: Mapping[str, str], limit: int | None, num_shards: int, gin: Sequence[str], beam_options: str
 ) -> Made:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from uio2.cli import (
     build_command,
+    compare_command,
     doctor,
     inspect_commands,
     run_commands,
@@ -33,6 +34,7 @@ examples:
   uio2 run coco --images train2017 --annotations annotations
   uio2 train --gin_file=my.gin --gin.STEPS=20  one stage, with all it needs
   uio2 lineage digits@1                        from a model back to raw files
+  uio2 compare digits@1 digits@2               which is better, in what, and why
   uio2 build alpaca --source alpaca.json       one dataset
   uio2 tasks                                   the tasks, and the data each needs
   uio2 visualize refcoco_unc page.html         what the model receives of a task
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     run_commands.add(commands)
     build_command.add(commands)
     inspect_commands.add(commands)
+    compare_command.add(commands)
     service_commands.add(commands)
     task_commands.add(commands)
     visualize_command.add(commands)

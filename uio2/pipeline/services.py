@@ -79,11 +79,15 @@ def prefect_settings(store: Store, *, api_url: str = "") -> dict[str, str]:
 
 def running(store: Store, name: str) -> Service | None:
     """The noted service if its process is alive."""
+    service = _noted(store, name)
+    return service if service and service.alive() else None
+
+
+def _noted(store: Store, name: str) -> Service | None:
     try:
-        service = Service(**json.loads((store.root / "services" / f"{name}.json").read_text()))
+        return Service(**json.loads((store.root / "services" / f"{name}.json").read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return service if service.alive() else None
 
 
 def start(store: Store, name: str) -> Service:
@@ -91,7 +95,10 @@ def start(store: Store, name: str) -> Service:
     found = running(store, name)
     if found:
         return found
-    service, _ = _launch(store, name, command=_command(store, name, port := free_port(PORTS[name])), port=port)
+    # Where it was when it died, so that those who talk to it find it again.
+    noted = _noted(store, name)
+    port = free_port(noted.port if noted else PORTS[name])
+    service, _ = _launch(store, name, command=_command(store, name, port), port=port)
     write_json(store.folder("services") / f"{name}.json", dataclasses.asdict(service))
     return service
 
