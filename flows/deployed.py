@@ -11,7 +11,7 @@ Run: prefect deployment run build-coco -p images=train2017 -p annotations=annota
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -35,7 +35,7 @@ Limit = Annotated[int, Field(ge=1)] | None
 Shards = Annotated[int, Field(ge=1)]
 Bindings = tuple[str, ...]
 
-_options = {"task_runner": ThreadPoolTaskRunner(max_workers=2), "persist_result": False, "log_prints": False}
+_options: Any = {"task_runner": ThreadPoolTaskRunner(max_workers=2), "persist_result": False, "log_prints": False}
 
 
 @flow(name="build-coco", **_options)

@@ -72,9 +72,11 @@ def _flow_of(execution: Execution, *, parallel: int) -> Any:
 
     from flows.stages import run_stages
 
+    task_runner: Any = ThreadPoolTaskRunner(max_workers=parallel)
+
     @flow(
         name=execution.pipeline.name,
-        task_runner=ThreadPoolTaskRunner(max_workers=parallel),
+        task_runner=task_runner,
         persist_result=False,
         validate_parameters=False,
     )
