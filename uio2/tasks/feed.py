@@ -149,11 +149,8 @@ class Feed:
     def _task_dataset(self, number: int, positions: Positions, then: Stage1, ahead: int) -> tf.data.Dataset:
         name = self._schedule.tasks[number]
         parse, prepare = self._mixture.parser(name), self._mixture.preprocessor(name, training=True)
-        handed = Handed(
-            most=FURTHEST + ahead,
-            name=f"task {name!r}",
-            hint=f"; `uio2 tasks check {name}` says what is wrong with them",
-        )
+        hint = f"; `uio2 tasks check {name}` says what is wrong with them"
+        handed = Handed(most=FURTHEST + ahead, name=f"task {name!r}", hint=hint)
         signature = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string),
                      tf.TensorSpec([None, NUM_DRAWS], tf.float32))  # fmt: skip
         source = tf.data.Dataset.from_generator(

@@ -1,7 +1,8 @@
 """Stage 1 for keypoints: source to canvas pixels, and as text: `y x name` for each point that can be seen.
 
-The order of the parts is COCO's; a text that has to be short ends behind its last whole part. Reading a text back is numpy (`from_text`): parts that a text does not name stand at
-the mean of those it does, with visibility 0, which is how the published model's answers are scored (TASKS.md).
+The order of the parts is COCO's; a text that has to be short ends behind its last whole part. Reading a text back is
+numpy (`from_text`): parts that a text does not name stand at the mean of those it does, with visibility 0, which is
+how the published model's answers are scored (TASKS.md).
 """
 
 from __future__ import annotations
