@@ -4,9 +4,13 @@ import os
 
 import pytest
 
+from uio2.cli.lean_imports import keep_extras_from_keras
+
 # Most of the model's test time is LLVM optimising programs that run once: without it the same tests take about 0.6 of
 # the time. XLA's own passes still run; benchmarks and the pipelines of users keep the default.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+keep_extras_from_keras()  # as in the processes of stages
 
 # Longest first, so that the two workers end together; the rest in the order of their names.
 LONGEST = (
