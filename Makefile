@@ -13,6 +13,8 @@ PYTHON ?= python3
 UV := .uv/bin/uv
 RUN := .venv/bin
 UV_VERSION := 0.13.9
+# The order of files is that of tests/conftest.py.
+PYTEST := $(RUN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help setup demo test check slow lock goldens up down clean
 
@@ -49,11 +51,11 @@ check: setup
 	$(RUN)/mypy
 
 test: check
-	$(RUN)/pytest -n 2 --dist loadgroup -m "not slow"
-	$(RUN)/pytest -n 2 --dist loadgroup -m slow
+	$(PYTEST) -m "not slow"
+	$(PYTEST) -m slow
 
 slow: setup
-	$(RUN)/pytest -n 2 --dist loadgroup -m slow
+	$(PYTEST) -m slow
 
 lock: $(UV)
 	$(UV) pip compile pyproject.toml --quiet --extra pipeline --extra cloud --extra dev --python-version 3.12 --universal \

@@ -2,6 +2,49 @@
 
 import os
 
+import pytest
+
+from uio2.cli.lean_imports import keep_extras_from_keras
+
 # Most of the model's test time is LLVM optimising programs that run once: without it the same tests take about 0.6 of
 # the time. XLA's own passes still run; benchmarks and the pipelines of users keep the default.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+keep_extras_from_keras()  # as in the processes of stages
+
+# Longest first, so that the two workers end together; the rest in the order of their names.
+LONGEST = (
+    "flows/test_digits_killed",
+    "flows/test_digits.py",
+    "flows/test_coco",
+    "goldens/",
+    "train/",
+    "model/test_sharding",
+    "model/test_parity_forward",
+    "model/test_parity_variants",
+    "model/test_huggingface_files",
+    "model/test_codecs",
+    "model/test_assembly",
+    "model/test_generate",
+    "tasks/test_packing",
+    "tasks/test_stages",
+    "tasks/test_determinism",
+    "tasks/test_picture_answers",
+    "tasks/test_bad_input",
+    "evaluate/",
+    "beam_jobs/test_coco.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one worker: what they share (fixtures, compiled programs) is made once, not in both."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.location[0].removeprefix("tests/")
+    return next((place for place, start in enumerate(LONGEST) if name.startswith(start)), len(LONGEST))

@@ -53,6 +53,20 @@ def test_help_imports_nothing_heavy():
         assert word in done.stdout
 
 
+def test_a_stage_keeps_from_keras_what_others_get(tmp_path):
+    (tmp_path / "keras.py").write_text("try:\n    import pandas\nexcept ImportError:\n    pandas = None\n")
+    (tmp_path / "pandas.py").write_text("frames = 3\n")
+    probe = (
+        "from uio2.cli.lean_imports import keep_extras_from_keras\n"
+        "keep_extras_from_keras()\n"
+        "import keras, pandas\n"
+        "print(keras.pandas, pandas.frames)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+    done = subprocess.run([sys.executable, "-c", probe], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["None", "3"], done.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     COMMANDS,
@@ -142,16 +156,15 @@ def test_doctor_finds_an_unwritable_store(uio2):
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_prefect_flow_runs_in_order_and_leaves_its_account(uio2, tmp_path):
+def test_a_prefect_flow_that_fails_says_so_here_and_there(uio2, tmp_path):
+    """What one leaves that succeeds: tests/flows/test_digits.py."""
     import sqlite3
 
-    done = uio2("run", TOYS)
-    assert done.returncode == 0, done.stderr
-    rows = sqlite3.connect(tmp_path / "store" / "prefect" / "prefect.db")
-    assert rows.execute("select state_type from flow_run").fetchall() == [("COMPLETED",)]
-    tasks = rows.execute("select name, state_type from task_run order by start_time").fetchall()
-    assert [(name[0], state) for name, state in tasks] == [(name, "COMPLETED") for name in "abcd"]
     failed = uio2("run", TOYS, "--gin.b/toy.ToySpec.fail='stage'")
     assert failed.returncode == 1
     assert "stage b failed: key 'a' is 3" in failed.stderr
     assert "Traceback" not in failed.stderr
+    rows = sqlite3.connect(tmp_path / "store" / "prefect" / "prefect.db")
+    assert rows.execute("select state_type from flow_run").fetchall() == [("FAILED",)]
+    tasks = rows.execute("select name, state_type from task_run where start_time not null order by start_time")
+    assert [(name[0], state) for name, state in tasks][:2] == [("a", "COMPLETED"), ("b", "FAILED")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 
@@ -59,23 +58,15 @@ def test_a_folder_without_images_and_one_without_annotations(refused, coco):
     assert "no .json file" in message or "no .jpg" in message
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("<html><body>404</body></html>", "not JSON but HTML"),
-        ("", "the file is empty"),
-        ('{"images": [{"id": 1,', "the file is cut short"),
-        (json.dumps({"licenses": []}), "no 'annotations', 'categories', 'images' in the file"),
-    ],
-)
-def test_an_annotation_file_that_is_not_what_it_says(text, words, refused, coco, tmp_path):
+def test_an_annotation_file_that_is_not_what_it_says(refused, coco, tmp_path):
+    """One of its kinds; tests/beam_jobs/test_coco.py has the words of each."""
     spoilt = coco / "annotations" / "instances_val2017.json"
-    spoilt.write_text(text)
+    spoilt.write_text("<html><body>404</body></html>")
     arguments = ("--images", str(coco / "images"), "--annotations", str(coco / "annotations"), "--no-prefect")
     status, message = refused("run", "coco", *arguments)
     assert status == 1
     assert f"stage build-coco failed: {spoilt}: " in message
-    assert words in message
+    assert "not JSON but HTML" in message
     shown = sorted(path.parent.name for path in (tmp_path / "store" / "artifacts").glob("*/*/*"))
     assert shown == ["raw"]
 

@@ -154,7 +154,7 @@ def _training_example(mixture: Mixture, name: str) -> Mapping[str, tf.Tensor]:
     row = np.flatnonzero(mixture.counts(name, "train"))[:1]
     (data,) = mixture.dataset(name).reader("train").read(row)
     record = mixture.parser(name)(tf.constant(data))
-    prepare = tf.function(mixture.preprocessor(name, training=True))
+    prepare = mixture.preprocessor(name, training=True)  # for one record, tracing a graph takes ten times as long
     return prepare(record, tf.constant(0), tf.fill([NUM_DRAWS], DRAW))
 
 

@@ -11,7 +11,6 @@ from tests.goldens.texts import GOLDENS, stored
 COMMAND = "python -m tests.goldens.regenerate"
 
 
-@pytest.mark.xdist_group("goldens")  # one import of TensorFlow
 @pytest.mark.parametrize("name", GOLDENS)
 def test_golden_text(name):
     found, made = stored().get(name, ""), GOLDENS[name]()

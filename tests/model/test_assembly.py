@@ -115,7 +115,8 @@ def test_an_example_without_a_row_counts_in_no_loss(model, batch, plain):
 
 def test_assigned_examples_need_a_length(model, batch):
     with pytest.raises(ConfigError, match="a length of the rows"):
-        model({**batch, "packing/row": np.zeros((1, 4), np.int32), "packing/examples": np.full((1, 1), 4, np.int32)})
+        outputs_of(model, {**batch, "packing/row": np.zeros((1, 4), np.int32),
+                           "packing/examples": np.full((1, 1), 4, np.int32)})  # fmt: skip
 
 
 def test_a_packed_token_without_a_place_counts_in_no_loss(model, batch):

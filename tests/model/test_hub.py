@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import nnx
 
-from tests.model.checkpoints import SMALL
-from uio2.model import UnifiedIO2
-from uio2.model.checkpoint import huggingface, tree
+from tests.model.checkpoints import SMALL, random_tree
+from uio2.model.checkpoint import huggingface, t5x, tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -60,13 +58,13 @@ class Hub(http.server.BaseHTTPRequestHandler):
         """Nothing on the terminal."""
 
 
-@pytest.fixture
-def hub(tmp_path):
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
     """(address, parameters of the model it serves)."""
-    model = UnifiedIO2(SMALL, rngs=nnx.Rngs(0))
-    huggingface.save(model, tmp_path / "repository")
-    (tmp_path / "repository" / "README.md").write_text("Not needed, not fetched.")
-    handler = type("Handler", (Hub,), {"folder": tmp_path / "repository"})
+    model, folder = t5x.from_tree(random_tree(SMALL), config=SMALL), tmp_path_factory.mktemp("hub") / "repository"
+    huggingface.save(model, folder)
+    (folder / "README.md").write_text("Not needed, not fetched.")
+    handler = type("Handler", (Hub,), {"folder": folder})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", tree.flatten(model)

@@ -52,6 +52,12 @@ def model():
     return UnifiedIO2(TINY, rngs=nnx.Rngs(0))
 
 
+@nnx.jit
+def logits_of(model, batch):
+    """Compiled as a whole: one by one the operations take thrice as long."""
+    return model(batch)["text"].logits
+
+
 def test_padding_changes_nothing(model):
     batch = make_batch(TINY)
     batch["inputs/text/mask"][:, 5:] = 0
@@ -60,14 +66,14 @@ def test_padding_changes_nothing(model):
              "inputs/image/input": batch["inputs/image/input"].copy()}  # fmt: skip
     other["inputs/text/tokens"][:, 5:] = 63
     other["inputs/image/input"][:, 4:] = 99.0
-    np.testing.assert_allclose(model(batch)["text"].logits, model(other)["text"].logits, atol=1e-5)
+    np.testing.assert_allclose(logits_of(model, batch), logits_of(model, other), atol=1e-5)
 
 
 def test_a_target_token_sees_no_later_one(model):
     batch = make_batch(TINY)
     later = {**batch, "targets/text/inputs": batch["targets/text/inputs"].copy()}
     later["targets/text/inputs"][:, 4:] = 7
-    first, second = (np.asarray(model(b)["text"].logits) for b in (batch, later))
+    first, second = (np.asarray(logits_of(model, b)) for b in (batch, later))
     np.testing.assert_allclose(first[:, :4], second[:, :4], atol=1e-6)
     assert np.abs(first[:, 4:] - second[:, 4:]).max() > 1e-3
 
@@ -79,7 +85,7 @@ def test_cached_decoding_equals_the_full_forward_pass(model):
     mask = (np.cumsum(tokens == 1, axis=1) - (tokens == 1) == 0).astype(np.int32)
     forced = {**batch, "targets/text/targets": np.where(mask, np.maximum(tokens, 2), 0),
               "targets/text/inputs": np.pad(tokens, ((0, 0), (1, 0)))[:, :-1], "targets/text/mask": mask}  # fmt: skip
-    logits = model(forced)["text"].logits
+    logits = logits_of(model, forced)
     kept = mask > 0
     np.testing.assert_array_equal(np.argmax(logits, -1)[kept], tokens[kept])
     best = np.max(jax.nn.log_softmax(logits), -1)
@@ -90,7 +96,7 @@ def test_frozen_tower_gets_no_gradient_and_an_unfrozen_one_does():
     def largest(freeze):
         config = dataclasses.replace(TINY, freeze_vit=freeze)
         model = UnifiedIO2(config, rngs=nnx.Rngs(0))
-        gradients = nnx.grad(lambda m: multimodal_loss(m(make_batch(config)))[0])(model)
+        gradients = nnx.jit(nnx.grad(lambda m: multimodal_loss(m(make_batch(config)))[0]))(model)
         return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradients["image_vit"]))
 
     assert largest(True) == 0.0
@@ -101,7 +107,7 @@ def test_scan_and_unrolled_layers_agree():
     values = []
     for unroll in (1, 0):
         config = dataclasses.replace(TINY, scan_unroll=unroll)
-        values.append(UnifiedIO2(config, rngs=nnx.Rngs(3))(make_batch(config))["text"].logits)
+        values.append(logits_of(UnifiedIO2(config, rngs=nnx.Rngs(3)), make_batch(config)))
     np.testing.assert_allclose(*values, atol=1e-5)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,17 @@ import tensorflow as tf
 from tests.tiny.scenes import encoded
 from uio2.tasks import locations
 from uio2.tasks.specs import RegisterSpec
-from uio2.tasks.task import NUM_DRAWS, Setting, Task, preprocessor
+from uio2.tasks.task import NUM_DRAWS, Setting, Task, most_tokens, preprocessor
 
 CLASSES = ("Dog", "cat", "traffic light")
 EVERYWHERE = [0.0, 0.0, 1.0, 1.0]
 
 
 def example(task: Task, record: Mapping[str, Any], *, item: int = 0, training: bool = False,
-            draws: Sequence[float] = (0.0,) * NUM_DRAWS, **settings: Any) -> dict[str, Any]:  # fmt: skip
+            draws: Sequence[float] = (0.0,) * NUM_DRAWS, tokens: Callable[[str], int] = most_tokens,
+            **settings: Any) -> dict[str, Any]:  # fmt: skip
     """One example of a task, numpy values and texts as str, image files as bytes; `settings` are of the recipe."""
-    setting = Setting(RegisterSpec(**settings), classes=CLASSES, training=training)
+    setting = Setting(RegisterSpec(**settings), classes=CLASSES, tokens=tokens, training=training)
     found = preprocessor(task, setting=setting)(record, tf.constant(item), tf.constant(draws, tf.float32))
     return {key: _plain(value.numpy()) for key, value in found.items()}
 

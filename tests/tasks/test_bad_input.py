@@ -6,10 +6,12 @@ import dataclasses
 import io
 import itertools
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+import seqio
 import tensorflow as tf
 from PIL import Image
 
@@ -17,7 +19,7 @@ from tests.tiny import audio as tiny_audio
 from tests.tiny import scenes
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
-from uio2.tasks import guard, register_stage
+from uio2.tasks import guard, register_stage, registry
 from uio2.tasks.converter import convert
 from uio2.tasks.eval_feed import count_eval_examples, eval_examples
 from uio2.tasks.feed import Feed
@@ -127,6 +129,18 @@ def test_nothing_but_broken_files_is_an_error(tmp_path, tokenizer):
     mixture = coco(tmp_path, captioned([b"no image"] * 6), tokenizer=tokenizer)
     with pytest.raises(MixtureError, match=rf"{CAPTIONS}.*none of \d+ records in a row.*uio2 tasks check"):
         take(mixture, 1)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_seqio_leaves_broken_files_out_and_logs_how_many(broken, tokenizer, caplog, training):
+    folders = {name: data.directory for name, data in broken.datasets.items()}
+    registry.register(RECIPE, datasets=folders, tokenizer=tokenizer)
+    lengths = {"inputs/text/tokens": 32, "targets/text/tokens": 32, "is_training": training}
+    task = seqio.get_mixture_or_task(CAPTIONS)
+    with caplog.at_level(logging.WARNING, logger="uio2"):
+        found = list(task.get_dataset(sequence_length=lengths, split="train", shuffle=False).as_numpy_iterator())
+    assert [ex["meta/image_id"] for ex in found] == [n for n in range(len(FILES)) if n not in BROKEN]
+    assert caplog.messages[-1].startswith(f"task {CAPTIONS}: {len(BROKEN)} examples left out so far")
 
 
 def register(mixture, folder, *, tokenizer, spec):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from uio2.tasks import keypoints, locations
 from uio2.tasks.eval_feed import eval_examples
 from uio2.tasks.families import find_task
 from uio2.tasks.mixture import make_mixture
+from uio2.tasks.vocabulary import UnifiedVocabulary
 
 DETECTION, LOCALIZATION = find_task("object_detection_coco_2017"), find_task("localization_coco_2017")
 KEYPOINTS, REGIONS = find_task("keypoints_coco_2017"), find_task("region_captioning")
@@ -133,6 +135,20 @@ def test_keypoints_name_what_is_annotated_and_shown():
     np.testing.assert_array_equal(read[:, 2] > 0, expected)
     back = [locations.undo_box([y, x, y, x], image_info=found["meta/image_info"])[1::-1] for x, y, _ in read[expected]]
     np.testing.assert_allclose(back, person()[expected, :2], atol=STEP)
+
+
+@pytest.mark.parametrize("limit", [5, 6, 30])
+def test_keypoints_end_behind_a_whole_part(tokenizer, limit):
+    """In this tokenizer's pieces; what is left off would no longer have fitted."""
+    vocabulary = UnifiedVocabulary.from_file(tokenizer)
+    row = record(objects=objects([GOOD[0]], keypoints=tf.constant(person()[None])))
+    whole = example(KEYPOINTS, row)["text_targets"]
+    text = example(KEYPOINTS, row, tokens=lambda name: len(vocabulary.encode(name)), text_targets=limit)["text_targets"]
+    assert len(vocabulary.encode(text)) < limit
+    rest = whole.removeprefix(text).strip()
+    following = re.match(r"(?:<extra_id_\d+> ){2}[a-z ]+", rest)[0].strip()
+    assert len(vocabulary.encode(f"{text} {following}".strip())) >= limit
+    assert rest.startswith("<extra_id_")
 
 
 def test_a_person_without_annotated_parts_is_passed_over():

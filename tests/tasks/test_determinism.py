@@ -44,31 +44,29 @@ def digest(batch):
 
 @pytest.fixture(scope="module")
 def undisturbed(mixture):
-    return [digest(batch) for batch in batches(mixture, STEPS)]
+    return batches(mixture, STEPS)
 
 
 def test_steps_and_seeds_differ(mixture, undisturbed):
-    assert len(set(undisturbed)) == STEPS
-    assert digest(batches(mixture, 1, seed=8)[0]) != undisturbed[0]
+    other = batches(mixture, 1, seed=8)
+    assert len({digest(batch) for batch in undisturbed + other}) == STEPS + 1
 
 
-@pytest.mark.parametrize("step", [1, STEPS - 1])
-def test_a_restart_at_any_step_goes_on_with_the_same_batches(mixture, undisturbed, step):
-    assert [digest(batch) for batch in batches(mixture, STEPS - step, start_step=step)] == undisturbed[step:]
+def test_a_restart_goes_on_with_the_same_batches(mixture, undisturbed):
+    again = batches(mixture, STEPS - 1, start_step=1)
+    assert [digest(batch) for batch in again] == [digest(batch) for batch in undisturbed[1:]]
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_have_the_rows_of_one(mixture, undisturbed, hosts):
-    parts = [batches(mixture, STEPS, num_hosts=hosts, host=host) for host in range(hosts)]
-    assert [
-        digest({key: np.concatenate([part[step][key] for part in parts]) for key in parts[0][step]})
-        for step in range(STEPS)
-    ] == undisturbed
+@pytest.mark.parametrize(("hosts", "host"), [(2, 0), (2, 1), (4, 2)])
+def test_a_host_has_its_rows_of_the_batches_of_one(mixture, undisturbed, hosts, host):
+    rows = slice(host * BATCH // hosts, (host + 1) * BATCH // hosts)
+    expected = [{key: value[rows] for key, value in batch.items()} for batch in undisturbed]
+    found = batches(mixture, STEPS, num_hosts=hosts, host=host)
+    assert [digest(batch) for batch in found] == [digest(batch) for batch in expected]
 
 
 def test_a_far_step_costs_no_more_than_the_first(mixture):
     alone = dataclasses.replace(mixture, recipe=dataclasses.replace(RECIPE, rates={"refcoco_unc": 1.0}))
-    batches(alone, 1)
     before = time.process_time()
     batches(alone, 1)
     near = time.process_time() - before

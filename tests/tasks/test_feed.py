@@ -97,6 +97,11 @@ def test_evaluation_sees_each_example_once(mixture, task):
         assert row["prompt"].startswith("[Text] [S] ")
         assert row["target"] in row["all_targets"]
         assert (row["box"] is not None) == (task.startswith(("box", "ref")))
+
+
+def test_evaluation_can_start_and_end_in_the_middle(mixture):
+    task = "box_classification_coco_2017"  # several examples of a record
+    rows = [row for b in eval_examples(mixture, task=task, batch_size=8) for row in b.metadata]
     tail = [r for b in eval_examples(mixture, task=task, batch_size=8, start=5, limit=8) for r in b.metadata]
     assert tail == rows[5:8]
 

@@ -12,8 +12,9 @@ import seqio
 import tensorflow as tf
 from flax import nnx
 
+from tests.model import tiny
 from tests.tiny import audio as tiny_audio
-from uio2.model import ModelConfig, UnifiedIO2, multimodal_loss
+from uio2.model import ModelConfig, multimodal_loss
 from uio2.pipeline.stage import StageError
 from uio2.tasks.align import align
 from uio2.tasks.converter import UnifiedConverter, convert
@@ -38,9 +39,9 @@ CONFIG = ModelConfig.preset("digits").with_overrides({
 })  # fmt: skip
 
 
-@pytest.fixture
-def mixture(datasets, tokenizer, tmp_path):
-    clips = tiny_audio.build(tmp_path, seconds=10.5)
+@pytest.fixture(scope="module")
+def mixture(datasets, tokenizer, tmp_path_factory):
+    clips = tiny_audio.build(tmp_path_factory.mktemp("clips"), seconds=10.5)
     return make_mixture(RECIPE, datasets={"coco": datasets["coco"], "audio": clips}, tokenizer=tokenizer)
 
 
@@ -61,8 +62,7 @@ def test_a_mixed_batch_holds_what_each_task_has_and_a_model_eats_it(mixture):
         assert batch[key][heard].any(axis=tuple(range(1, batch[key].ndim))).all()
     assert not batch["inputs/image/input"][heard].any()
     assert batch["inputs/audio_history/mask"][heard].all()
-    model = UnifiedIO2(CONFIG, rngs=nnx.Rngs(0))
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(tiny.make(CONFIG))
     loss = jax.jit(lambda s, b: multimodal_loss(nnx.merge(graph, s)(b))[0])(state, batch)
     assert np.isfinite(loss)
 

@@ -83,6 +83,27 @@ def test_speech_in_both_directions(folders, tokenizer):
     assert found.batch["targets/audio/loss_mask"][found.valid].any(axis=1).all()
 
 
+def test_a_recording_is_written_down_if_all_of_it_is_heard(folders, tokenizer):
+    """The second is 4.4 s long: a segment and a rest that other tasks leave out."""
+    long = made.mixture_of("speech_to_text", folder=folders["speech"], tokenizer=tokenizer)
+    found = made.evaluated(long)
+    number = [row["target"] for row in found.metadata].index("two three")
+    assert found.batch["inputs/audio_history/mask"][number].any()
+    assert 0 < found.batch["inputs/audio/mask"][number].sum() < 32
+    short = made.mixture_of("speech_to_text", folder=folders["speech"], tokenizer=tokenizer,
+                            input_modalities=("text", "audio"))  # fmt: skip
+    assert made.usable(short) == [1, 0, 1, 1, 0]
+    assert "two three" not in [row["target"] for row in made.evaluated(short).metadata]
+
+
+def test_broken_recordings_do_not_stop_the_count(tokenizer, tmp_path):
+    row = {"key": "k", "sample_rate": 16_000, "transcript": "one", "speaker": "", "audio": b"RIFF no clip"}
+    folder = scenes.write(tmp_path, "speech", audio.SPEECH, {"train": [row]})
+    # Heard ones are counted by the feed as what they are; none can be made.
+    for name, usable in (("speech_to_text", 1), ("text_to_speech", 0)):
+        assert made.usable(made.mixture_of(name, folder=folder, tokenizer=tokenizer)) == [usable]
+
+
 @pytest.mark.parametrize("samples", [0, 1])
 def test_clips_of_one_sample_or_none_are_no_target(tokenizer, tmp_path, samples):
     data = audio.dtmf.wav_bytes(np.full(samples, 0.5))

@@ -120,7 +120,8 @@ def test_empty_task_is_refused_by_name(trained, tmp_path):
     assert not (where.out / "mixture.json").exists()
 
 
-@pytest.mark.parametrize("task", list(RECIPE.rates))
+# One that asks about each of several objects, one that takes the first of several texts.
+@pytest.mark.parametrize("task", ["box_classification_coco_2017", "image_caption_coco_2017"])
 def test_seqio_gives_the_evaluation_feed(datasets, tokenizer, task):
     mixture = register(RECIPE, datasets=datasets, tokenizer=tokenizer)
     register(RECIPE, datasets=datasets, tokenizer=tokenizer)

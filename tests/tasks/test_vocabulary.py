@@ -42,6 +42,14 @@ def test_special_pieces_follow_any_base_model(small_base):
     assert vocabulary.decode(vocabulary.encode(text)) == text
 
 
+def test_special_pieces_in_a_text_are_tokens_where_a_word_starts(small_base):
+    vocabulary = UnifiedVocabulary(small_base)
+    said, attached = "the digit in <image_input> is <extra_id_3>", "the digit is<extra_id_3>"
+    assert {vocabulary.base_size + 1216, vocabulary.base_size + 1196} < set(vocabulary.encode(said))
+    assert max(vocabulary.encode(attached)) < vocabulary.base_size
+    assert [vocabulary.decode(vocabulary.encode(text)) for text in (said, attached)] == [said, attached]
+
+
 def test_both_paths_agree_and_round_trip(small_base):
     vocabulary = UnifiedVocabulary(small_base)
     for text in ("the red digit", "  two  spaces", "héllo ☃ 42", "", "<extra_id_7> x"):

@@ -1,18 +1,25 @@
 """The vision tower and train stages on small stored datasets."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.evaluate import tiny
+from tests.tiny import scenes
 from uio2.model.checkpoint import native, tree
 from uio2.model.config import ModelConfig
 from uio2.model.parts import ConfigError
+from uio2.pipeline.stage import StageError
+from uio2.tasks import guard
+from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.mixture import MixtureError
 from uio2.train import train_stage, vision_tower
 from uio2.train.specs import OptimizerSpec, TrainSpec, VisionTowerSpec
+
+pytestmark = pytest.mark.xdist_group("train")  # they share the mixture
 
 SMALL = {
     "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 48, "num_encoder_layers": 1, "num_decoder_layers": 1,
@@ -45,6 +52,31 @@ def test_overrides_are_checked():
     assert VisionTowerSpec().model_config["image_size"] == [96, 96]
     with pytest.raises(ConfigError, match="did you mean 'emb_dim'"):
         ModelConfig.preset("digits").with_overrides({"emb_dims": 3})
+
+
+def pictures(folder, broken):
+    """The batches of two steps, and the feed, of twelve pictures of which these do not decode."""
+    rows = [row | {"image": b"no picture"} if n in broken else row for n, row in enumerate(scenes.bare_rows(12))]
+    path = scenes.write(folder, "coco_all", scenes.COCO, {"train": rows})
+    feed = vision_tower.DenseFeed(StoredDataset(path), config=ModelConfig.preset("digits"), seed=3)
+    return list(itertools.islice(feed.batches(batch_size=6), 2)), feed
+
+
+def test_a_broken_picture_keeps_its_place_in_the_feed_of_the_tower(tmp_path):
+    whole, feed = pictures(tmp_path / "whole", ())
+    assert not feed.stats.dropped
+    found, feed = pictures(tmp_path / "broken", (0, 7))
+    assert feed.stats.dropped == {guard.IMAGE: 2}
+    shown = np.concatenate([batch["mask"] for batch in found]).any(axis=1)
+    assert shown.sum() == 10
+    for one, two, rows in zip(whole, found, np.split(shown, 2), strict=True):
+        for key in one:
+            np.testing.assert_array_equal(one[key][rows], two[key][rows], err_msg=key)
+
+
+def test_a_tower_without_one_picture_that_decodes_is_an_error(tmp_path):
+    with pytest.raises(StageError, match=r"coco_all.*none of \d+ records in a row"):
+        pictures(tmp_path, range(12))
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
+from uio2.cli.lean_imports import keep_extras_from_keras
 from uio2.pipeline.artifact import ArtifactError, canonical_json
 from uio2.pipeline.guard import die_with
 from uio2.pipeline.job import EVENTS_VARIABLE, Job, Result
@@ -89,6 +90,7 @@ def main() -> int:
     """Runs the job named on the command line; exit status 0 or 1."""
     job = Job.read(Path(sys.argv[1]))
     die_with(job.parent)
+    keep_extras_from_keras()
     result = run_job(job)
     result.write(Path(job.attempt))
     sys.stdout.flush()

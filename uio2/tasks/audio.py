@@ -15,7 +15,7 @@ import functools
 import numpy as np
 
 from uio2.tasks.lazy import tf
-from uio2.tasks.wav import SAMPLE_RATE, read_wav
+from uio2.tasks.wav import SAMPLE_RATE, WavError, read_wav
 
 SEGMENT_SECONDS = 4.08
 SEGMENT_SAMPLES = round(SEGMENT_SECONDS * SAMPLE_RATE)
@@ -35,6 +35,19 @@ def decode(data: tf.Tensor) -> tf.Tensor:
     # end, which is all that a silent clip holds.
     samples = tf.numpy_function(lambda d: read_wav(np.asarray(d, object).item()), [data], tf.float32, stateful=False)
     return tf.ensure_shape(samples, [None])
+
+
+def decode_if_readable(data: tf.Tensor) -> tf.Tensor:
+    """`decode`, with no samples where the bytes are no clip: for what is asked of every record before any is read."""
+    samples = tf.numpy_function(_read_if_wav, [data], tf.float32, stateful=False)
+    return tf.ensure_shape(samples, [None])
+
+
+def _read_if_wav(data: bytes) -> np.ndarray:
+    try:
+        return read_wav(np.asarray(data, object).item())
+    except WavError:
+        return np.zeros(0, np.float32)
 
 
 def num_segments(seconds: tf.Tensor) -> tf.Tensor:

@@ -58,7 +58,7 @@ def sound_media(record: Record, features: dict[str, tf.Tensor]) -> Media:
 
 
 def sounding_segments(data: tf.Tensor, *, every: int) -> tf.Tensor:
-    """int32 [n]: segments of a clip (WAV bytes) of which some patch is not masked.
+    """int32 [n]: segments of a clip (WAV bytes) of which some patch is not masked; none of bytes that are no clip.
 
     Digital silence is masked, and the frame at the centre of a patch decides for all of it, so it takes a sample other
     than 0 in the window of such a frame: a clip of one sample is as silent as none.
@@ -67,7 +67,7 @@ def sounding_segments(data: tf.Tensor, *, every: int) -> tf.Tensor:
       data: WAV bytes.
       every: frames of a patch.
     """
-    segments = audio.cut(audio.decode(data))
+    segments = audio.cut(audio.decode_if_readable(data))
     sounds = tf.pad(tf.cast(segments != 0, tf.int32), [[0, 0], [audio.WINDOW // 2] * 2])
     starts = np.arange(every // 2, audio.SPECTROGRAM[0], every) * audio.HOP
     # The first and the last weight of a window are 0.
@@ -76,16 +76,19 @@ def sounding_segments(data: tf.Tensor, *, every: int) -> tf.Tensor:
     return tf.cast(tf.where(tf.reduce_any(heard, axis=1))[:, 0], tf.int32)
 
 
+def most_segments(recipe: RegisterSpec) -> int:
+    """How many segments of a clip are heard."""
+    return recipe.num_audio_segments + 1 if "audio_history" in recipe.input_modalities else 1
+
+
 def clip_features(samples: tf.Tensor, *, recipe: RegisterSpec) -> dict[str, tf.Tensor]:
     """Stage 1 keys of a clip, float32 [n] at 16 kHz.
 
     With a history the clip may be `num_audio_segments` + 1 segments long, without one a single segment; what comes
     later is cut off before it costs a spectrogram.
     """
-    with_history = "audio_history" in recipe.input_modalities
-    most = recipe.num_audio_segments + 1 if with_history else 1
-    values, mask = audio.log_mel(audio.cut(samples, most=most))
+    values, mask = audio.log_mel(audio.cut(samples, most=most_segments(recipe)))
     found = {"audio_inputs": values[-1], "audio_inputs_mask": mask[-1]}
-    if with_history:
+    if "audio_history" in recipe.input_modalities:
         found |= {"audio_history_inputs": values[:-1], "audio_history_inputs_mask": mask[:-1]}
     return found

@@ -25,7 +25,11 @@ def usable_objects(record: Record) -> tf.Tensor:
 
 def class_names(setting: Setting) -> tf.Tensor:
     """string [c]: the dataset's classes as tasks write them."""
-    return tf.constant([name.lower() for name in setting.classes])
+    return tf.constant(_names(setting))
+
+
+def _names(setting: Setting) -> list[str]:
+    return [name.lower() for name in setting.classes]
 
 
 def list_media(record: Record, rows: tf.Tensor, *, labels: tf.Tensor | None, draws: tf.Tensor,
@@ -53,7 +57,7 @@ def list_media(record: Record, rows: tf.Tensor, *, labels: tf.Tensor | None, dra
     listed = None if labels is None else tf.gather(labels, tf.gather(kept, order))
     lengths = tf.fill(tf.shape(order), LOCATIONS)
     if listed is not None:
-        lengths += tf.gather(tf.constant(setting.class_tokens), listed)
+        lengths += tf.gather(tf.constant([*map(setting.tokens, _names(setting))]), listed)
     count = boxes.fitting(lengths, limit=setting.recipe.text_targets)
     texts = boxes.to_text(tf.gather(placed, order[:count]), size=size)
     names = None if listed is None else tf.gather(class_names(setting), listed[:count])

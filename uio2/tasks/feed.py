@@ -25,7 +25,7 @@ from uio2.tasks.unified import unify
 # Positions handed to tf.data at a time: a Python generator costs 0.1 ms per item, so items are chunks.
 CHUNK = 256
 # Examples of a task that may be read ahead of the last batch taken, beyond which all of them must be failing.
-_FURTHEST = 4096
+FURTHEST = 4096
 
 Batch = dict[str, np.ndarray]
 Positions = Callable[[], Iterator[np.ndarray]]
@@ -131,7 +131,7 @@ class Feed:
         self.stats.cut_targets += int((batch["meta/length_targets"] > self._mixture.recipe.text_targets).sum())
         return {key: value for key, value in batch.items() if not key.startswith("meta/")}
 
-    def _records(self, number: int, positions: Positions, handed: _Handed) -> Iterator[tuple[np.ndarray, ...]]:
+    def _records(self, number: int, positions: Positions, handed: Handed) -> Iterator[tuple[np.ndarray, ...]]:
         """(their numbers in the stream, serialized records, draws) of one task."""
         name = self._schedule.tasks[number]
         eligible, reader = self._eligible[name], self._readers[name]
@@ -149,7 +149,8 @@ class Feed:
     def _task_dataset(self, number: int, positions: Positions, then: Stage1, ahead: int) -> tf.data.Dataset:
         name = self._schedule.tasks[number]
         parse, prepare = self._mixture.parser(name), self._mixture.preprocessor(name, training=True)
-        handed = _Handed(most=_FURTHEST + ahead, task=name)
+        hint = f"; `uio2 tasks check {name}` says what is wrong with them"
+        handed = Handed(most=FURTHEST + ahead, name=f"task {name!r}", hint=hint)
         signature = (tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string),
                      tf.TensorSpec([None, NUM_DRAWS], tf.float32))  # fmt: skip
         source = tf.data.Dataset.from_generator(
@@ -205,11 +206,16 @@ def _strided(first: int, step: int, rows: int) -> Iterator[np.ndarray]:
         first += step * steps
 
 
-class _Handed:
-    """What a task's stream was handed lately: for the examples that fail, and to see when all of them do."""
+class Handed:
+    """What a stream was handed lately: for the examples that fail, and to see when all of them do."""
 
-    def __init__(self, *, most: int, task: str) -> None:
-        self._most, self._task = most, task
+    def __init__(self, *, most: int, name: str, hint: str = "") -> None:
+        """Args:
+        most: records that may be handed over without one example coming back.
+        name: of the stream, for the error.
+        hint: what to do then.
+        """
+        self._most, self._name, self._hint = most, name, hint
         self._chunks: collections.deque[tuple[int, np.ndarray, np.ndarray]] = collections.deque()
         self._total, self._taken, self._since = 0, 0, 0
 
@@ -228,10 +234,7 @@ class _Handed:
             self._taken, self._since = taken, 0
         first, self._since, self._total = self._total, self._since + len(rows), self._total + len(rows)
         if self._since > self._most:
-            raise MixtureError(
-                f"task {self._task!r}: none of {self._since} records in a row gave an example; "
-                f"`uio2 tasks check {self._task}` says what is wrong with them"
-            )
+            raise MixtureError(f"{self._name}: none of {self._since} records in a row gave an example{self._hint}")
         self._chunks.append((first, rows, draws))
         while self._total - self._chunks[0][0] > 2 * self._most:
             self._chunks.popleft()

@@ -1,16 +1,17 @@
 """Stage 1 for keypoints: source to canvas pixels, and as text: `y x name` for each point that can be seen.
 
-The order of the parts is COCO's. Reading a text back is numpy (`from_text`): parts that a text does not name stand at
-the mean of those it does, with visibility 0, which is how the published model's answers are scored (TASKS.md).
+The order of the parts is COCO's; a text that has to be short ends behind its last whole part. Reading a text back is
+numpy (`from_text`): parts that a text does not name stand at the mean of those it does, with visibility 0, which is
+how the published model's answers are scored (TASKS.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from uio2.tasks.boxes import location_pieces
+from uio2.tasks.boxes import fitting, location_pieces
 from uio2.tasks.image import Placement
 from uio2.tasks.lazy import tf
 from uio2.tasks.locations import parse_labelled_points
@@ -21,6 +22,7 @@ COCO_PARTS = (
     "right ankle",
 )  # fmt: skip
 VISIBLE = 2
+COORDINATES = 2
 
 
 def to_canvas(points: tf.Tensor, placement: Placement, *, size: tuple[int, int]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -35,13 +37,24 @@ def to_canvas(points: tf.Tensor, placement: Placement, *, size: tuple[int, int])
     return tf.clip_by_value(placed, 0.0, tf.constant(size, tf.float32)), inside
 
 
-def to_text(
-    points: tf.Tensor, seen: tf.Tensor, *, size: tuple[int, int], parts: Sequence[str] = COCO_PARTS
-) -> tf.Tensor:
-    """One string of canvas points [n, 2], those with `seen` (bool [n]) alone; empty when there is none."""
+def to_text(points: tf.Tensor, seen: tf.Tensor, *, size: tuple[int, int], parts: Sequence[str] = COCO_PARTS,
+            tokens: Callable[[str], int] | None = None, limit: int = 0) -> tf.Tensor:  # fmt: skip
+    """One string of canvas points; empty when there is none.
+
+    Args:
+      points: float32 [n, 2], y and x.
+      seen: bool [n], the points to be named.
+      size: of the canvas.
+      parts: their names.
+      tokens: how many a name has; None names all points, however long the text.
+      limit: the most tokens of the text, with EOS.
+    """
     pieces = tf.strings.reduce_join(location_pieces(points / tf.constant(size, tf.float32)), axis=-1, separator=" ")
-    named = tf.strings.join([pieces, tf.constant(list(parts))], separator=" ")
-    return tf.strings.reduce_join(tf.boolean_mask(named, seen), separator=" ")
+    named = tf.boolean_mask(tf.strings.join([pieces, tf.constant(list(parts))], separator=" "), seen)
+    if tokens is not None:
+        lengths = tf.constant([COORDINATES + tokens(part) for part in parts])
+        named = named[: fitting(tf.boolean_mask(lengths, seen), limit=limit)]
+    return tf.strings.reduce_join(named, separator=" ")
 
 
 def from_text(text: str, *, size: tuple[int, int], parts: Sequence[str] = COCO_PARTS) -> np.ndarray | None:

@@ -75,9 +75,11 @@ class Mixture:
     def preprocessor(self, name: str, *, training: bool) -> Callable:
         """Stage 1 of a task, see `uio2.tasks.task.preprocessor`."""
         classes = self.dataset(name).classes()
-        tokens = tuple(len(self.vocabulary.encode(label.lower())) for label in classes)
-        setting = Setting(self.recipe, classes=classes, class_tokens=tokens, training=training)
+        setting = Setting(self.recipe, classes=classes, tokens=self._tokens, training=training)
         return preprocessor(self.task(name), setting=setting)
+
+    def _tokens(self, text: str) -> int:
+        return len(self.vocabulary.encode(text))
 
     def check_model(self, config: ModelConfig) -> None:
         """Raises `MixtureError` if a model of this config cannot eat the batches."""

@@ -3,18 +3,26 @@
 The same stage functions as the feeds, over `seqio.TfdsDataSource`. As users of the original expect,
 `sequence_length={"is_training": True, ...}` asks for training examples (one per record, random choices);
 without it a task yields its evaluation examples.
+
+seqio has no place for an example that cannot be made: one whose file does not decode is left out, and the log counts
+them (TensorFlow's own log says what was wrong). So numbers of examples here and in the feeds may differ.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from uio2.tasks.converter import task_features
+from uio2.tasks.guard import REASON, blank
 from uio2.tasks.mixture import Mixture, make_mixture
 from uio2.tasks.mixtures import MIXTURES, shares
 from uio2.tasks.specs import RegisterSpec
@@ -22,6 +30,7 @@ from uio2.tasks.task import NUM_DRAWS
 from uio2.tasks.unified import unify_one
 
 SPLITS = ("train", "validation")
+_LOG = logging.getLogger(__name__)
 
 
 def register(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], tokenizer: str | Path,
@@ -78,21 +87,40 @@ def _stage1(mixture: Mixture, name: str) -> Callable:
     def preprocess(ds: tf.data.Dataset, sequence_length: Mapping[str, int] | None) -> tf.data.Dataset:
         training = bool((sequence_length or {}).get("is_training", False))
         prepare = mixture.preprocessor(name, training=training)
+        made = _left_out_where_broken(prepare, name=name)
         if training:
-            ds = ds.filter(lambda record: tf.size(task.items(record)) > 0)
+            ds = ds.filter(lambda record: tf.size(task.eval_items(record, recipe)) > 0)
 
-            def one(record: Mapping, seed: tf.Tensor) -> Mapping:
-                return prepare(record, tf.constant(0), tf.random.stateless_uniform([NUM_DRAWS], seed))
+            def one(record: Mapping, seed: tf.Tensor) -> tuple:
+                return record, tf.constant(0), tf.random.stateless_uniform([NUM_DRAWS], seed)
 
-            return seqio.map_over_dataset(one, num_seeds=1)(ds)
+            return seqio.map_over_dataset(one, num_seeds=1)(ds).flat_map(made)
 
         def every(record: Mapping) -> tf.data.Dataset:
             items = tf.data.Dataset.range(tf.size(task.eval_items(record, recipe), out_type=tf.int64))
-            return items.map(lambda item: prepare(record, tf.cast(item, tf.int32), tf.zeros(NUM_DRAWS)))
+            return items.flat_map(lambda item: made(record, tf.cast(item, tf.int32), tf.zeros(NUM_DRAWS)))
 
         return ds.flat_map(every)
 
     return preprocess
+
+
+def _left_out_where_broken(prepare: Callable[..., Mapping], *, name: str) -> Callable[..., tf.data.Dataset]:
+    """`prepare` as a function that gives a dataset of one example, or of none."""
+    numbers = itertools.count(1)
+
+    def log() -> np.bool_:
+        _LOG.warning("task %s: %d examples left out so far; they cannot be read", name, next(numbers))
+        return np.bool_(False)
+
+    def made(*inputs: Any) -> tf.data.Dataset:
+        found = tf.data.Dataset.from_tensors(inputs).map(prepare).ignore_errors(log_warning=True)
+        stand_in = {key: value for key, value in blank(found.element_spec, reason="").items() if key != REASON}
+        # Reached only where nothing was found, and then left out itself.
+        logged = tf.data.Dataset.from_tensors(stand_in).filter(lambda _: tf.numpy_function(log, [], tf.bool))
+        return found.concatenate(logged).take(1)
+
+    return made
 
 
 def _output_features(mixture: Mixture) -> dict[str, seqio.Feature]:

@@ -227,5 +227,5 @@ REGISTER = StageType(
     kind="mixture",
     spec=RegisterSpec,
     run="uio2.tasks.register_stage:run",
-    code_version="2",  # what was dropped from the samples; boxes beside the image are no items
+    code_version="3",  # 2: what was dropped from the samples; 3: recordings and lists of parts that are too long
 )

@@ -98,6 +98,11 @@ class Media:
     truth: Mapping[str, tf.Tensor] = dataclasses.field(default_factory=dict)
 
 
+def most_tokens(text: str) -> int:
+    """How many tokens a text has at most, whatever the tokenizer: the marker of a word, and a piece for every byte."""
+    return len(text.encode()) + 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What a task needs beyond the record.
@@ -105,19 +110,14 @@ class Setting:
     Attributes:
       recipe: the mixture's settings.
       classes: names of the dataset's object classes; empty where it has none.
-      class_tokens: tokens of each name in lower case, by which lists of objects are cut; without a tokenizer its most.
+      tokens: how many tokens a name has, by which lists are cut.
       training: random item, prompt and placement; else the item asked for and the eval prompt.
     """
 
     recipe: RegisterSpec
     classes: tuple[str, ...] = ()
-    class_tokens: tuple[int, ...] = ()
+    tokens: Callable[[str], int] = most_tokens
     training: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.class_tokens:
-            # The marker of a word, and a piece for every byte.
-            object.__setattr__(self, "class_tokens", tuple(len(name.lower().encode()) + 1 for name in self.classes))
 
 
 class Task(abc.ABC):
@@ -159,7 +159,8 @@ class Task(abc.ABC):
         """int32 [n]: indices of what can be asked about; empty where the record has nothing for this task."""
 
     def eval_items(self, record: Record, recipe: RegisterSpec) -> tf.Tensor:
-        """int32 [m]: the items evaluation asks about; empty exactly where `items` is."""
+        """int32 [m]: the items evaluation asks about; empty where `items` is, and where this recipe has no room for
+        what the record holds. Such a record is not trained on either."""
         del recipe
         return self.items(record)
 

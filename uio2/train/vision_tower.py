@@ -9,6 +9,7 @@ colour, and questions about it stay at chance (VQA exact match 0.60 instead of w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,13 +28,15 @@ from uio2.model.vit import VisionTransformer
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.tasks import boxes, image
 from uio2.tasks.datasets import StoredDataset
-from uio2.tasks.feed import data_options
+from uio2.tasks.feed import CHUNK, FURTHEST, FeedStats, Handed, data_options
+from uio2.tasks.guard import REASON, blank, explain, guarded
 from uio2.tasks.order import locate
 from uio2.train.loop import HISTORY, Loop, history_text, train
 from uio2.train.models import functional
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import VisionTowerSpec
 
+NAME = "vision-tower"
 FIELDS = ("image", "objects/bbox", "objects/label")
 Batch = dict[str, np.ndarray]
 
@@ -100,13 +103,22 @@ def dense_labels(
 
 
 class DenseFeed:
-    """Batches of pictures with dense labels; the batch of a step depends on dataset, seed and step only."""
+    """Batches of pictures with dense labels; the batch of a step depends on dataset, seed and step only.
+
+    A file that does not decode keeps its place, as a picture without patches.
+
+    Attributes:
+      classes: names of the labels.
+      stats: what was fed so far.
+    """
 
     def __init__(self, dataset: StoredDataset, *, config: ModelConfig, seed: int, split: str = "train"):
         self._dataset, self._config, self._seed = dataset, config, seed
         self._reader = dataset.reader(split)
         self._size = dataset.splits[split]
         self.classes = dataset.classes()
+        self.stats = FeedStats()
+        self._failure: Exception | None = None
         if not self._size or not self.classes:
             raise StageError(
                 f"{dataset.directory}: no labelled objects in split {split!r}; expected a built coco dataset"
@@ -132,25 +144,51 @@ class DenseFeed:
             "pos_ids": tf.broadcast_to(tf.range(config.num_patches), tf.shape(mask)),
             "label": examples["label"],
             "distance": examples["distance"],
+            REASON: examples[REASON],
         }
 
+    def _records(self, start: int, handed: Handed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(their numbers in the stream, serialized records) from a position on."""
+        handed.restart()
+        for first in itertools.count(start, CHUNK):
+            positions = first + np.arange(CHUNK)
+            _, rows = locate(positions, size=self._size, seed=self._seed, task=NAME)
+            try:
+                numbers = handed.add(rows, np.zeros([CHUNK, 0], np.float32), taken=self.stats.examples)
+                yield numbers, self._reader.read(rows)
+            except Exception as error:  # swallowed by the stream, which ends: `batches` says it
+                self._failure = error
+                raise
+
     def batches(self, *, batch_size: int, start_step: int = 0) -> Iterator[Batch]:
-        """Endless batches from a step on."""
+        """Endless batches from a step on.
 
-        def records() -> Iterator[np.ndarray]:
-            step = start_step
-            while True:
-                positions = np.arange(step * batch_size, (step + 1) * batch_size)
-                _, rows = locate(positions, size=self._size, seed=self._seed, task="vision-tower")
-                yield self._reader.read(rows)
-                step += 1
+        Raises:
+          StageError: nothing but files that do not decode.
+        """
+        handed = Handed(most=FURTHEST + 16 * batch_size, name=str(self._dataset.directory))
 
-        source = tf.data.Dataset.from_generator(records, output_signature=tf.TensorSpec([None], tf.string))
-        examples = source.unbatch().map(self._example, num_parallel_calls=2, deterministic=True)
+        def rescue(number: int, spec: Mapping[str, tf.TensorSpec]) -> Mapping[str, tf.Tensor]:
+            row, _ = handed.find(number)
+            try:
+                made = self._example(tf.constant(self._reader.read(np.array([row]))[0]))
+            except Exception as error:
+                return blank(spec, reason=explain(error, name=f"{NAME}, record {row}"))
+            return {**made, REASON: tf.constant("")}
+
+        signature = tf.TensorSpec([None], tf.int64), tf.TensorSpec([None], tf.string)
+        source = tf.data.Dataset.from_generator(
+            lambda: self._records(start_step * batch_size, handed), output_signature=signature
+        )
+        examples = guarded(source.unbatch(), self._example, rescue=rescue, parallel=2)
         batches = examples.batch(batch_size, drop_remainder=True).map(
             self._batch, num_parallel_calls=1, deterministic=True
         )
-        yield from batches.prefetch(4).with_options(data_options(2)).as_numpy_iterator()
+        for batch in batches.prefetch(4).with_options(data_options(2)).as_numpy_iterator():
+            self.stats.examples += batch_size
+            self.stats.add(batch.pop(REASON))
+            yield batch
+        raise StageError(f"the records ended: {self._failure}") from self._failure
 
 
 def run(spec: VisionTowerSpec, context: StageContext) -> Mapping[str, Any]:
@@ -168,12 +206,15 @@ def run(spec: VisionTowerSpec, context: StageContext) -> Mapping[str, Any]:
         label="vision tower",
     )
     params, history = train(loop, params, context)
+    if feed.stats.dropped:
+        print(feed.stats.text())
     flat = {name: np.asarray(array) for name, array in tree.flatten(module(params).vit).items()}
     native.save_arrays(flat, context.out / "vit")
     (context.out / "config.json").write_text(config.to_json() + "\n")
     (context.out / HISTORY).write_text(history_text(history))
     size = sum(array.size for array in flat.values())
-    return {"parameters": int(size), "steps": spec.steps, "classes": len(feed.classes), **_last(history)}
+    return {"parameters": int(size), "steps": spec.steps, "classes": len(feed.classes),
+            "dropped": dict(feed.stats.dropped), **_last(history)}  # fmt: skip
 
 
 def _last(history: list[dict[str, float]]) -> dict[str, float]:

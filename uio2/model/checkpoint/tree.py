@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,13 @@ def _path(key: tuple[Any, ...]) -> str:
 
 def abstract_model(config: ModelConfig) -> UnifiedIO2:
     """The model with shapes in place of arrays; takes no memory."""
-    return nnx.eval_shape(lambda: UnifiedIO2(config, rngs=nnx.Rngs(0)))
+    return nnx.merge(*_abstract(config))
+
+
+# Tracing all initialisers takes seconds, and a load asks for them three times.
+@functools.lru_cache(maxsize=8)
+def _abstract(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: UnifiedIO2(config, rngs=nnx.Rngs(0))))
 
 
 def flatten(model: nnx.Module) -> dict[str, Any]:
@@ -34,12 +41,9 @@ def flatten(model: nnx.Module) -> dict[str, Any]:
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Our parameter names and shapes for a config."""
-    return _shapes(abstract_model(config))
-
-
-def _shapes(model: UnifiedIO2) -> dict[str, tuple[int, ...]]:
-    state = nnx.state(model, nnx.Param)
-    return dict(sorted((_path(key), tuple(leaf.shape)) for key, leaf in nnx.to_flat_state(state)))
+    _, state = _abstract(config)
+    parameters = nnx.filter_state(state, nnx.Param)
+    return dict(sorted((_path(key), tuple(leaf.shape)) for key, leaf in nnx.to_flat_state(parameters)))
 
 
 def check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Stored]) -> None:
@@ -68,9 +72,8 @@ def build(
       dtype: what to cast to; None keeps each array's own.
       sharding: where the parameter of a name goes; None, or None from it: the default device.
     """
-    model = abstract_model(config)
-    check(_shapes(model), flat)
-    graph, state = nnx.split(model)
+    check(shapes(config), flat)
+    graph, state = _abstract(config)
     filled = []
     for key, leaf in nnx.to_flat_state(state):
         name = _path(key)

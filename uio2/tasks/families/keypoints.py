@@ -53,7 +53,8 @@ class Keypoints(Task):
 
         seen = see(record, box=box, draws=draws, setting=setting, keeps=keeps)
         placed, found = parts(seen.placement)
-        answer = keypoints.to_text(placed, found, size=size)
+        limit = setting.recipe.text_targets
+        answer = keypoints.to_text(placed, found, size=size, tokens=setting.tokens, limit=limit)
         texts = tf.stack([cast(tf.Tensor, seen.media.box_text), answer])
         truth = {"keypoints": person[None], "areas": record["objects"]["area"][item][None]}
         return dataclasses.replace(seen.media, box_text=texts, truth=truth)

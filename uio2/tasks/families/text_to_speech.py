@@ -23,7 +23,7 @@ class TextToSpeech(SoundingTask):
     score = ""
 
     def items(self, record: Record) -> tf.Tensor:
-        fits = tf.size(audio.decode(record["audio"])) <= audio.SEGMENT_SAMPLES
+        fits = tf.size(audio.decode_if_readable(record["audio"])) <= audio.SEGMENT_SAMPLES
         usable = fits & (tf.strings.length(clean(record["transcript"])) > 0)
         return sounding_segments(record["audio"], every=CODE)[: tf.cast(usable, tf.int32)]
 
