@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from uio2.cli import (
     build_command,
     doctor,
+    export_command,
     inspect_commands,
     run_commands,
     service_commands,
     task_commands,
+    train_command,
     visualize_command,
 )
 from uio2.pipeline.artifact import ArtifactError
@@ -31,7 +33,8 @@ examples:
   uio2 run digits                              the whole pipeline on the embedded digits
   uio2 plan digits --gin.STEPS=20              what would run, and which field changed
   uio2 run coco --images train2017 --annotations annotations
-  uio2 train --gin_file=my.gin --gin.STEPS=20  one stage, with all it needs
+  uio2 train --gin_file=configs/models/large.gin --gin_file=configs/finetune/refexp.gin
+  uio2 score --pipeline digits                 one stage, with all it needs
   uio2 lineage digits@1                        from a model back to raw files
   uio2 build alpaca --source alpaca.json       one dataset
   uio2 tasks                                   the tasks, and the data each needs
@@ -51,6 +54,8 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     run_commands.add(commands)
+    train_command.add(commands)
+    export_command.add(commands)
     build_command.add(commands)
     inspect_commands.add(commands)
     service_commands.add(commands)

@@ -1,4 +1,4 @@
-"""`run`: a whole pipeline as a Prefect flow. `train, predict, score, report`: one stage and what it needs."""
+"""`run`: a whole pipeline as a Prefect flow. `predict, score, report`: one stage and what it needs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,6 @@ from uio2.cli.options import (
 from uio2.pipeline.stage import Pipeline, Stage, UsageError
 
 WORDS = {
-    "train": (
-        "train a model",
-        "uio2 train\nuio2 train --gin_file=my.gin --gin.STEPS=20\nuio2 train --stage vision-tower",
-    ),
     "predict": (
         "write the predictions of a model",
         "uio2 predict\nuio2 predict --gin.evaluate.PredictSpec.max_examples=10",
@@ -85,7 +81,7 @@ def run_pipeline(args: argparse.Namespace) -> int:
         if unmirrored(store):
             _tracker(args, store, pipeline).close()
     else:
-        _execute(args, pipeline, flow=not (args.no_prefect or os.environ.get("UIO2_PREFECT") == "off"))
+        execute(args, pipeline, flow=not (args.no_prefect or os.environ.get("UIO2_PREFECT") == "off"))
     found = summary(store, pipeline.name)
     print_json(found) if args.json else print_summary(found, store)
     return 0
@@ -105,7 +101,7 @@ def run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str
     from uio2.pipeline.plan import upstream
 
     store_of(args).prepare()
-    done = _execute(args, pipeline, stages=upstream(pipeline, names))
+    done = execute(args, pipeline, stages=upstream(pipeline, names))
     results = [dataclasses.asdict(done[name].artifact) | {"reused": done[name].reused} for name in names]
     if args.json:
         print_json(results)
@@ -117,10 +113,10 @@ def run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str
     return 0
 
 
-def _execute(
+def execute(
     args: argparse.Namespace, pipeline: Pipeline, *, stages: Sequence[Stage] | None = None, flow: bool = False
 ) -> dict[str, Any]:
-    """Runs the stages, under Prefect if asked; the MLflow records are written in any case."""
+    """Runs the stages, under Prefect if asked, and returns each one's `StageRun`; MLflow's records are written anyhow."""
     from uio2.pipeline.execution import Execution
     from uio2.pipeline.runner import Runner
     from uio2.pipeline.stopping import stoppable

@@ -179,12 +179,12 @@ class Runner:
 def published(store: Store, fingerprint: str, *, name: str, inputs: Mapping[str, Artifact]) -> Artifact | None:
     """The published output for these inputs, or None.
 
-    An artifact made from a source that lay elsewhere then is passed over, so that places it may have noted
-    (`roots.json` of an import) are written anew; its digest, and with it all that follows, stays the same.
+    Raw files imported from a source that lay elsewhere then are passed over, so that the places noted in `roots.json`
+    are written anew; the digest, and with it all that follows, stays the same.
     """
     found = store.find(fingerprint, name=name)
     places = {key: artifact.uri for key, artifact in inputs.items() if artifact.kind == SOURCE}
-    if found is None or not places:
+    if found is None or found.kind != "raw" or not places:
         return found
     record = read_record(found.path)
     noted = record["inputs"] if record else {}

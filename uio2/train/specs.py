@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from uio2.model.config import ModelConfig
 from uio2.pipeline.stage import StageError, StageType
 from uio2.tasks.packing.spec import PackingSpec
+from uio2.train.model_choice import chosen, config_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +93,9 @@ class TrainSpec:
     """Training on a mixture.
 
     Attributes:
-      model: preset.
-      model_overrides: fields of the preset to change.
+      model: preset; or a config: the path of a `config.json` (ours, or a published model's), held as its content, so
+        that where it lies does not matter.
+      model_overrides: fields of the preset to change; None for one leaves it.
       steps, batch_size, seed: the batch of a step depends on these, the packing and the mixture alone. With packing
         `batch_size` counts rows, each with several examples.
       packing: how examples share rows; the name of a strategy stands for its default settings.
@@ -119,6 +120,7 @@ class TrainSpec:
     def __post_init__(self) -> None:
         if isinstance(self.packing, str):
             object.__setattr__(self, "packing", PackingSpec(strategy=self.packing))
+        object.__setattr__(self, "model", chosen(self.model))
         object.__setattr__(self, "model_config", _model_fields(self.model, self.model_overrides))
         check_counts(self, "steps", "batch_size", "checkpoint_every", "log_every")
         if self.packing.packs and self.batch_size % self.packing.groups:
@@ -128,8 +130,9 @@ class TrainSpec:
             )
 
 
-def _model_fields(preset: str, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-    return json.loads(ModelConfig.preset(preset).with_overrides(overrides).to_json())
+def _model_fields(model: str, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    changes = {name: value for name, value in overrides.items() if value is not None}
+    return json.loads(config_of(model).with_overrides(changes).to_json())
 
 
 def check_counts(spec: Any, *fields: str) -> None:
@@ -146,7 +149,7 @@ VISION_TOWER = StageType(
     kind="checkpoint",
     spec=VisionTowerSpec,
     run="uio2.train.vision_tower:run",
-    code_version="2",
+    code_version="3",  # 3: operative_config.gin beside the tower
     volatile=_VOLATILE,
 )
 TRAIN = StageType(
@@ -154,6 +157,7 @@ TRAIN = StageType(
     kind="checkpoint",
     spec=TrainSpec,
     run="uio2.train.train_stage:run",
-    code_version="3",  # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels
+    # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels; 4: operative_config.gin beside the model
+    code_version="4",
     volatile=_VOLATILE,
 )

@@ -1,4 +1,4 @@
-"""Stage `train`: Unified-IO 2 on a registered mixture, from scratch or on a pre-trained vision tower."""
+"""Stage `train`: Unified-IO 2 on a registered mixture, from scratch, a pre-trained vision tower or a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,30 +6,22 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from flax import nnx
-
 from uio2.model import UnifiedIO2, item_budget, multimodal_loss, packing_metrics
 from uio2.model.checkpoint import native, tree
 from uio2.model.config import ModelConfig
-from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.operative import OPERATIVE, operative_gin
 from uio2.pipeline.stage import StageContext
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import Mixture, open_mixture
 from uio2.tasks.packing.feed import PackedFeed
+from uio2.tasks.tokenizer_stage import dataset_directories
+from uio2.train.initial import frozen_parts, make_model
 from uio2.train.loop import HISTORY, Batch, Loop, history_text, train
 from uio2.train.models import functional
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import TrainSpec
-from uio2.train.vision_tower import load_vit
 
-VIT = "image_vit/"
 Batches = Callable[[int], Iterator[Batch]]
-
-
-def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> UnifiedIO2:
-    """A fresh model, its vision transformer taken from `vision` if given."""
-    model = UnifiedIO2(config, rngs=nnx.Rngs(seed))
-    return model if vision is None else tree.build(load_vit(vision.path, tree.flatten(model)), config=config)
 
 
 def _feed(spec: TrainSpec, mixture: Mixture, config: ModelConfig) -> tuple[Feed | PackedFeed, Batches]:
@@ -87,17 +79,17 @@ def _packing_stats(history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
-    """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`."""
+    """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`, `operative_config.gin`."""
     config = ModelConfig.from_dict(spec.model_config)
     inputs = context.inputs
     mixture = open_mixture(
         inputs["mixture"].path,
-        datasets={k: inputs[k].path / inputs[k].stats["tfds_dir"] for k in inputs if inputs[k].kind == "dataset"},
+        datasets=dataset_directories(inputs),
         tokenizer=inputs["tokenizer"].path,
     )
     mixture.check_model(config)
     mesh = data_mesh(batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
-    module, params = functional(make_model(config, seed=spec.seed, vision=inputs.get("vision")))
+    module, params = functional(make_model(config, seed=spec.seed, inputs=inputs))
     feed, batches = _feed(spec, mixture, config)
     loop = Loop.of(
         spec,
@@ -106,7 +98,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         batches=batches,
         mesh=mesh,
         label="train",
-        frozen=(VIT,) if config.freeze_vit else (),
+        frozen=frozen_parts(config),
     )
     params, history = train(loop, params, context)
     if feed.stats.dropped:
@@ -115,6 +107,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     native.save(model, context.out / "model")
     (context.out / "config.json").write_text(config.to_json() + "\n")
     (context.out / HISTORY).write_text(history_text(history))
+    (context.out / OPERATIVE).write_text(operative_gin({"train": spec}))
     size = sum(array.size for array in tree.flatten(model).values())
     return {
         "parameters": int(size),

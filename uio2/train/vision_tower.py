@@ -24,11 +24,13 @@ from uio2.model.checkpoint import native, tree
 from uio2.model.config import ModelConfig
 from uio2.model.layers import Dense
 from uio2.model.vit import VisionTransformer
+from uio2.pipeline.operative import OPERATIVE, operative_gin
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.tasks import boxes, image
 from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.feed import data_options
 from uio2.tasks.order import locate
+from uio2.tasks.tokenizer_stage import dataset_directory
 from uio2.train.loop import HISTORY, Loop, history_text, train
 from uio2.train.models import functional
 from uio2.train.sharding import data_mesh
@@ -154,10 +156,11 @@ class DenseFeed:
 
 
 def run(spec: VisionTowerSpec, context: StageContext) -> Mapping[str, Any]:
-    """Trains and writes `vit/` (arrays under the names they have in the model), `config.json`, `history.jsonl`."""
+    """Trains and writes `vit/` (arrays under the names they have in the model), `config.json`, `history.jsonl`, and
+    `operative_config.gin`."""
     config = ModelConfig.from_dict(spec.model_config)
     coco = context.inputs["coco"]
-    feed = DenseFeed(StoredDataset(coco.path / coco.stats["tfds_dir"]), config=config, seed=spec.seed)
+    feed = DenseFeed(StoredDataset(dataset_directory(coco)), config=config, seed=spec.seed)
     tower = DenseTower(config, classes=len(feed.classes), rngs=nnx.Rngs(spec.seed))
     module, params = functional(tower)
     loop = Loop.of(
@@ -172,6 +175,7 @@ def run(spec: VisionTowerSpec, context: StageContext) -> Mapping[str, Any]:
     native.save_arrays(flat, context.out / "vit")
     (context.out / "config.json").write_text(config.to_json() + "\n")
     (context.out / HISTORY).write_text(history_text(history))
+    (context.out / OPERATIVE).write_text(operative_gin({"vision-tower": spec}))
     size = sum(array.size for array in flat.values())
     return {"parameters": int(size), "steps": spec.steps, "classes": len(feed.classes), **_last(history)}
 

@@ -18,6 +18,7 @@ from uio2.model.checkpoint.zarr_files import ZarrArray
 from uio2.model.config import ModelConfig
 from uio2.model.unified_io import UnifiedIO2
 
+CONFIG = "config.json"
 # Orbax writes the time into these.
 VOLATILE = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
@@ -44,14 +45,17 @@ def save(model: UnifiedIO2, path: str | Path) -> None:
     path = Path(path)
     path.mkdir(parents=True)
     save_arrays({name: np.asarray(array) for name, array in tree.flatten(model).items()}, path / "params")
-    (path / "config.json").write_text(model.config.to_json() + "\n")
+    (path / CONFIG).write_text(model.config.to_json() + "\n")
 
 
-def load(path: str | Path, *, dtype: Any = None, sharding: Placement | None = None) -> UnifiedIO2:
+def load(
+    path: str | Path, *, config: ModelConfig | None = None, dtype: Any = None, sharding: Placement | None = None
+) -> UnifiedIO2:
     """Reads what `save` wrote.
 
     Args:
       path: the directory.
+      config: in place of the directory's own; modalities it leaves out are not read.
       dtype: of the parameters in memory; None keeps what each was stored in.
       sharding: parameter name -> where it goes; each device reads its own part.
 
@@ -59,10 +63,33 @@ def load(path: str | Path, *, dtype: Any = None, sharding: Placement | None = No
       CheckpointError: tensors and config do not agree.
     """
     path = Path(path)
-    if not (path / "config.json").is_file():
-        raise tree.CheckpointError(f"{path} is not a model checkpoint: it has no config.json")
-    config = ModelConfig.from_json((path / "config.json").read_text())
-    return tree.build(_stored(path / "params"), config=config, dtype=dtype, sharding=sharding)
+    if config is None:
+        return tree.build(_stored(path / "params"), config=read_config(path), dtype=dtype, sharding=sharding)
+    return tree.build(fitting(path, config=config), config=config, dtype=dtype, sharding=sharding)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The directory's own config.
+
+    Raises:
+      CheckpointError: it has none.
+    """
+    if not (path / CONFIG).is_file():
+        raise tree.CheckpointError(f"{path} is not a model checkpoint: it has no {CONFIG}")
+    return ModelConfig.from_json((path / CONFIG).read_text())
+
+
+def fitting(path: Path, *, config: ModelConfig) -> dict[str, Stored]:
+    """The arrays that a model of `config` has, unread.
+
+    Raises:
+      CheckpointError: some are missing, misshapen, or no part of the directory's own config.
+    """
+    stored, expected = _stored(path / "params"), tree.shapes(config)
+    left_out = tree.shapes(read_config(path)).keys() - expected.keys()
+    found = {name: array for name, array in stored.items() if name not in left_out}
+    tree.check(expected, found)
+    return found
 
 
 def _stored(path: Path) -> dict[str, Stored]:
