@@ -116,7 +116,7 @@ def run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str
 def execute(
     args: argparse.Namespace, pipeline: Pipeline, *, stages: Sequence[Stage] | None = None, flow: bool = False
 ) -> dict[str, Any]:
-    """Runs the stages, under Prefect if asked, and returns each one's `StageRun`; MLflow's records are written anyhow."""
+    """Runs the stages, under Prefect if asked; MLflow's records are written anyhow. Returns each one's `StageRun`."""
     from uio2.pipeline.execution import Execution
     from uio2.pipeline.runner import Runner
     from uio2.pipeline.stopping import stoppable

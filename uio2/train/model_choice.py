@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 from uio2.model.config import ModelConfig
 from uio2.model.parts import ConfigError
@@ -14,7 +15,7 @@ from uio2.pipeline.stage import StageError
 
 
 def chosen(model: str) -> str:
-    """What a spec holds: the name of a preset, or all fields of a config as one line of JSON.
+    """What a spec holds: the name of a preset, or what differs from `ModelConfig()` as one line of JSON.
 
     Args:
       model: a preset, the path of a `config.json` (ours or a published model's), or what this function returned.
@@ -34,7 +35,7 @@ def chosen(model: str) -> str:
     for name, preset in PRESETS.items():
         if preset == config:
             return name
-    return json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return json.dumps(_changes(ModelConfig(), config), sort_keys=True)
 
 
 def read(path: Path) -> ModelConfig:
@@ -42,6 +43,15 @@ def read(path: Path) -> ModelConfig:
     values = json.loads(path.read_text())
     published = {"T5Config", "t5_config"} & values.keys()
     return ModelConfig.from_reference(values) if published else ModelConfig.from_dict(values)
+
+
+def _changes(base: Any, config: Any) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(base):
+        before, now = getattr(base, field.name), getattr(config, field.name)
+        if before != now:
+            changes[field.name] = _changes(before, now) if dataclasses.is_dataclass(before) else now
+    return changes
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """What cannot work, found before anything is read at length, allocated or started: every problem at once, a line each.
 
-It reads the names and shapes of a checkpoint's tensors, never their values, and the pieces of a tokenizer; TensorFlow is
-not imported, and JAX looks at no accelerator (the processes that train must be the ones to take it).
+It reads the names and shapes of a checkpoint's tensors, never their values, and the pieces of a tokenizer; TensorFlow
+is not imported, and JAX looks at no accelerator (the processes that train must be the ones to take it).
 """
 
 from __future__ import annotations
@@ -79,8 +79,10 @@ def _data(flight: Flight) -> Iterator[str]:
     if flight.register.missing_data == "leave_out" and len(missing) < len(needed):
         missing = {}
     for dataset, tasks in missing.items():
-        how = f"`uio2 build {DATASETS[dataset].build}` ({DATASETS[dataset].about}), or " if dataset in DATASETS else ""
-        yield f"no dataset {dataset!r} for {', '.join(tasks)}: {how}--dataset {dataset}=DIR, or take the tasks out of TASKS"
+        need = DATASETS.get(dataset)
+        how = f"`uio2 build {need.build}` ({need.about}), or " if need else ""
+        names = ", ".join(tasks)
+        yield f"no dataset {dataset!r} for {names}: {how}--dataset {dataset}=DIR, or take {names} out of TASKS"
     for dataset, path in flight.datasets.items():
         if not any(path.glob("**/dataset_info.json")):
             yield f"dataset {dataset!r}: {path} holds no dataset_info.json; expected a TFDS directory with its version"
@@ -90,11 +92,11 @@ def _modalities(register: RegisterSpec) -> Iterator[str]:
     for name in register.rates:
         task = find_task(name)
         if task.makes not in register.target_modalities:
-            yield (f"task {name!r} answers with {task.makes}, TARGET_MODALITIES are {register.target_modalities}; add it, "
-                   f"or take the task out of TASKS")  # fmt: skip
-        if task.takes and not set(task.takes) & set(register.input_modalities):
-            yield (f"task {name!r} is about {' or '.join(task.takes)}, INPUT_MODALITIES are {register.input_modalities}; "
+            yield (f"task {name!r} answers with {task.makes}, TARGET_MODALITIES are {register.target_modalities}; "
                    f"add it, or take the task out of TASKS")  # fmt: skip
+        if task.takes and not set(task.takes) & set(register.input_modalities):
+            yield (f"task {name!r} is about {' or '.join(task.takes)}, INPUT_MODALITIES are {register.input_modalities}"
+                   f"; add it, or take the task out of TASKS")  # fmt: skip
 
 
 def _batch(flight: Flight) -> Iterator[str]:
@@ -150,7 +152,7 @@ def _tokenizer(flight: Flight) -> Iterator[str]:
     rows = flight.config.text_vocab_size
     if flight.tokenizer is None:
         if flight.start is not None:
-            yield (f"INITIAL_CHECKPOINT {flight.start.checkpoint.folder} brings no tokenizer, and another one's ids would "
+            yield (f"INITIAL_CHECKPOINT {flight.start.checkpoint.folder} brings no tokenizer, and the ids of another "
                    f"mean other pieces: give --tokenizer FILE, for a published model {PUBLISHED_SOURCE}")  # fmt: skip
         elif rows == PUBLISHED_ROWS or rows < padded_size(flight.pieces):
             yield (f"a tokenizer of {flight.pieces} pieces is trained on the data and the model's text_vocab_size is "
@@ -166,8 +168,8 @@ def _tokenizer(flight: Flight) -> Iterator[str]:
     if wrong:
         yield wrong
     if given.sha256 != own.sha256:
-        yield (f"{given.source} is another tokenizer than the checkpoint was trained with ({own.source}, {own.base_size} "
-               f"pieces, sha256 {own.sha256[:12]}); give that one, or leave --tokenizer out")  # fmt: skip
+        yield (f"{given.source} is another tokenizer than the checkpoint was trained with ({own.source}, "
+               f"{own.base_size} pieces, sha256 {own.sha256[:12]}); give that, or leave --tokenizer out")  # fmt: skip
 
 
 def _stay_on_cpu() -> None:

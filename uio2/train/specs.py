@@ -157,7 +157,7 @@ TRAIN = StageType(
     kind="checkpoint",
     spec=TrainSpec,
     run="uio2.train.train_stage:run",
-    # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels; 4: operative_config.gin beside the model
+    # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels; 4: operative_config.gin is written
     code_version="4",
     volatile=_VOLATILE,
 )

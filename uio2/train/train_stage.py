@@ -8,7 +8,7 @@ from typing import Any
 
 from uio2.model import UnifiedIO2, item_budget, multimodal_loss, packing_metrics
 from uio2.model.checkpoint import native, tree
-from uio2.model.config import ModelConfig
+from uio2.model.config import TARGET_MODALITIES, ModelConfig
 from uio2.pipeline.operative import OPERATIVE, operative_gin
 from uio2.pipeline.stage import StageContext
 from uio2.tasks.feed import Feed
@@ -78,6 +78,11 @@ def _packing_stats(history: list[dict[str, float]]) -> dict[str, float]:
     return {key: max(v) if key.endswith("_overflow") else sum(v) / len(v) for key, v in found.items()}
 
 
+def _accuracy(row: Mapping[str, float]) -> float:
+    """Of texts; where none are targets, of the codes of pictures or sound."""
+    return next(row[key] for name in TARGET_MODALITIES if (key := f"{name}/accuracy") in row)
+
+
 def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`, `operative_config.gin`."""
     config = ModelConfig.from_dict(spec.model_config)
@@ -115,6 +120,6 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         "examples": _examples(spec, feed),
         "dropped": dict(feed.stats.dropped),
         "loss": history[-1]["loss"],
-        "accuracy": history[-1]["text/accuracy"],
+        "accuracy": _accuracy(history[-1]),
         **_packing_stats(history),
     }
