@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uio2.cli.options import (
@@ -114,7 +114,12 @@ def run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str
 
 
 def execute(
-    args: argparse.Namespace, pipeline: Pipeline, *, stages: Sequence[Stage] | None = None, flow: bool = False
+    args: argparse.Namespace,
+    pipeline: Pipeline,
+    *,
+    stages: Sequence[Stage] | None = None,
+    flow: bool = False,
+    launchers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs the stages, under Prefect if asked; MLflow's records are written anyhow. Returns each one's `StageRun`."""
     from uio2.pipeline.execution import Execution
@@ -123,7 +128,8 @@ def execute(
 
     store = store_of(args)
     tracker = _tracker(args, store, pipeline)
-    runner = Runner(store, pipeline=pipeline.name, console=console_of(args), tracker=tracker, debug=args.debug)
+    runner = Runner(store, pipeline=pipeline.name, console=console_of(args), tracker=tracker, debug=args.debug,
+                    launchers=launchers)  # fmt: skip
     with stoppable(runner):
         try:
             execution = Execution(pipeline, runner, stages=stages)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uio2.cli import launching
 from uio2.cli.options import add_command, add_stage_options, print_json, store_of
 from uio2.cli.run_commands import execute, run_word
 from uio2.cli.task_commands import given_datasets
@@ -48,6 +49,7 @@ def add(commands: Any) -> None:
                         "checkpoint's own, or one trained on the data)")  # fmt: skip
     recipe.add_argument("--dry_run", action="store_true", help="check everything, print the resolved recipe and what "
                         "would run, and stop")  # fmt: skip
+    launching.add_options(train)
     add_stage_options(train)
 
 
@@ -57,6 +59,7 @@ def run_train(args: argparse.Namespace) -> int:
 
     if args.pipeline or args.stage or not is_recipe(args.gin_file, args.gin_bindings):
         unused = [name for name in ("dataset", "tokenizer", "dry_run") if getattr(args, name)]
+        unused += ["launcher"] if args.launcher != "local" else []
         if unused:
             raise UsageError(f"--{unused[0]} is for recipes: add --gin_file=configs/finetune/NAME.gin")
         return run_word(args, "train")
@@ -88,7 +91,7 @@ def _run_recipe(args: argparse.Namespace) -> int:
 
         claim(ready.model_dir, ready.text)
     store.prepare()
-    done = execute(args, ready.pipeline)
+    done = execute(args, ready.pipeline, launchers=launching.launchers(args, store))
     artifact = done["train"].artifact
     result = dataclasses.asdict(artifact) | {"reused": done["train"].reused, "checkpoint": str(artifact.path / "model")}
     if ready.model_dir:
@@ -113,7 +116,7 @@ def prepare(args: argparse.Namespace, store: Store) -> _Ready:
     tokenizer = found.tokenizer_path
     flight = preflight.Flight(
         register=found.register, train=found.train, datasets=datasets, start=found.start, tokenizer=tokenizer,
-        pieces=found.tokenizer.vocab_size, devices=_devices(),
+        pieces=found.tokenizer.vocab_size, devices=launching.devices(args, store),
     )  # fmt: skip
     text = found.text(trains_tokenizer=tokenizer is None)
     problems = list(preflight.problems(flight))
@@ -125,21 +128,13 @@ def prepare(args: argparse.Namespace, store: Store) -> _Ready:
     return _Ready(found, build(found, datasets=datasets, tokenizer=tokenizer), text)
 
 
-def _devices() -> int:
-    """How many devices JAX sees here, asked in a process of its own: whoever takes a TPU keeps it."""
-    import subprocess
-
-    code = "import jax; print(jax.device_count())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        raise UsageError(f"JAX finds no device: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    return int(done.stdout.split()[-1])
-
-
 def _show_plan(args: argparse.Namespace, ready: _Ready, store: Store) -> int:
     from uio2.pipeline.plan import plan
 
     plans = plan(ready.pipeline, store=store.prepare())
+    if args.launcher == "k8s":
+        print(launching.manifest_text(args, store), end="")
+        return 0
     if args.json:
         stages = [{"stage": item.stage, "status": item.status, "reason": item.reason} for item in plans]
         print_json({"config": ready.text, "stages": stages})
