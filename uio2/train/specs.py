@@ -55,6 +55,50 @@ class OptimizerSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class SavingSpec:
+    """When checkpoints of a running training are saved, beside every `checkpoint_every` steps, and which are kept.
+
+    Attributes:
+      minutes: save when so many have passed since the last save; 0 for by step alone.
+      keep_last: the newest so many; the last one is what a stopped training goes on from.
+      keep_every: those at multiples of so many steps too; 0 for none.
+      keep_best: the best so many by `best_metric` too, as it stood in the last log row; 0 for none.
+      best_metric, best_is_least: a metric of the log rows, and whether less of it is better.
+    """
+
+    minutes: float = 10.0
+    keep_last: int = 2
+    keep_every: int = 0
+    keep_best: int = 0
+    best_metric: str = "loss"
+    best_is_least: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(self, "keep_last")
+        for field in ("minutes", "keep_every", "keep_best"):
+            if getattr(self, field) < 0:
+                raise StageError(f"SavingSpec.{field} is {getattr(self, field)}; expected 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class AlarmSpec:
+    """When a training that goes wrong is stopped, or somebody is told.
+
+    Attributes:
+      nonfinite_steps: stop after so many steps in a row whose loss or gradient is not finite.
+      spike_factor: warn of a step whose loss is so many times the median of the last 100 steps; 0 for never.
+    """
+
+    nonfinite_steps: int = 10
+    spike_factor: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_counts(self, "nonfinite_steps")
+        if self.spike_factor and self.spike_factor <= 1:
+            raise StageError(f"AlarmSpec.spike_factor is {self.spike_factor}; expected more than 1, or 0 for no alarm")
+
+
+@dataclasses.dataclass(frozen=True)
 class VisionTowerSpec:
     """Dense pre-training of the vision transformer: which class covers each patch, and where its box ends.
 
@@ -101,6 +145,8 @@ class TrainSpec:
       optimizer: its schedule ends at `steps`.
       z_loss: weight of the squared log-normaliser.
       checkpoint_every, log_every: steps.
+      saving: checkpoints by time, and which are kept.
+      alarms: when to stop or warn.
       model_config: derived: every field of the model, so that a changed preset is a changed recipe.
     """
 
@@ -114,6 +160,8 @@ class TrainSpec:
     z_loss: float = 1e-4
     checkpoint_every: int = 500
     log_every: int = 50
+    saving: SavingSpec = SavingSpec()
+    alarms: AlarmSpec = AlarmSpec()
     model_config: Mapping[str, Any] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:

@@ -3,46 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
-from flax import nnx
+import jax
+import numpy as np
 
-from uio2.model import UnifiedIO2, item_budget, multimodal_loss, packing_metrics
+from uio2.model import UnifiedIO2, multimodal_loss, packing_metrics
+from uio2.model.budget import budget_of, count_items
 from uio2.model.checkpoint import native, tree
+from uio2.model.checkpoint.stored import Placement
 from uio2.model.config import ModelConfig
-from uio2.pipeline.artifact import Artifact
-from uio2.pipeline.stage import StageContext
+from uio2.pipeline.artifact import Artifact, canonical_json
+from uio2.pipeline.stage import StageContext, spec_to_json
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import Mixture, open_mixture
 from uio2.tasks.packing.feed import PackedFeed
-from uio2.train.loop import HISTORY, Batch, Loop, history_text, train
-from uio2.train.models import functional
-from uio2.train.sharding import data_mesh
+from uio2.train.alarms import Describe
+from uio2.train.execution import Execution
+from uio2.train.loop import HISTORY, Batch, Batches, Items, Loop, history_text, train
+from uio2.train.models import Start, fresh_model, functional, placement
+from uio2.train.processes import Crew, crew
+from uio2.train.sharding import Share, open_mesh, whole
 from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
 
 VIT = "image_vit/"
-Batches = Callable[[int], Iterator[Batch]]
+# Fields of the recipe that decide which example stands where.
+ORDER = ("seed", "batch_size", "packing")
 
 
-def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> UnifiedIO2:
-    """A fresh model, its vision transformer taken from `vision` if given."""
-    model = UnifiedIO2(config, rngs=nnx.Rngs(seed))
-    return model if vision is None else tree.build(load_vit(vision.path, tree.flatten(model)), config=config)
+def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None, sharding: Placement) -> UnifiedIO2:
+    """A fresh model, its vision transformer taken from `vision` if given; `sharding` says where parameters go."""
+    model = fresh_model(config, seed=seed, sharding=sharding)
+    if vision is None:
+        return model
+    return tree.build(load_vit(vision.path, tree.flatten(model)), config=config, sharding=sharding)
 
 
-def _feed(spec: TrainSpec, mixture: Mixture, config: ModelConfig) -> tuple[Feed | PackedFeed, Batches]:
-    """The feed, and its batches from a step on."""
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A feed; its batches from a step on, this process's part of them; the examples of a step, from 1."""
+
+    feed: Feed | PackedFeed
+    batches: Batches
+    describe: Describe
+
+
+def _source(spec: TrainSpec, mixture: Mixture, config: ModelConfig, share: Share) -> _Source:
+    mine = {"num_hosts": share.count, "host": share.number}
     if not spec.packing.packs:
-        plain = Feed(mixture, seed=spec.seed)
-        return plain, lambda step: plain.batches(batch_size=spec.batch_size, start_step=step)
+        plain, size = Feed(mixture, seed=spec.seed), spec.batch_size
+        return _Source(
+            plain,
+            lambda step: plain.batches(batch_size=size, start_step=step, **mine),
+            lambda step: plain.describe(np.arange((step - 1) * size, step * size)),
+        )
     latents = {
         "image_history": config.image_resampler.num_latents,
         "audio_history": config.audio_resampler.num_latents,
     }
     feed = PackedFeed(mixture, packing=spec.packing, rows=spec.batch_size, latents=latents, seed=spec.seed)
-    return feed, lambda step: feed.batches(start_step=step)
+    return _Source(feed, lambda step: feed.batches(start_step=step, **mine), lambda step: feed.describe(step - 1))
+
+
+def _order(spec: TrainSpec, mixture: Artifact) -> str:
+    """A fingerprint of all that decides which example stands where."""
+    value = {"mixture": mixture.digest, **{key: spec_to_json(getattr(spec, key)) for key in ORDER}}
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +84,8 @@ class _Static:
     budget: tuple[tuple[str, int], ...]
 
 
-def _static(batch: Batch, *, config: ModelConfig) -> _Static:
-    budget = tuple(item_budget(batch, config=config).items())
+def _static(batch: Batch, items: Items | None = None, *, config: ModelConfig) -> _Static:
+    budget = tuple(budget_of(count_items(batch, config=config) if items is None else items).items())
     if "packing/lengths" not in batch:
         return _Static(None, None, budget)
     inputs, targets = batch["packing/lengths"][0].tolist()
@@ -88,6 +118,12 @@ def _packing_stats(history: list[dict[str, float]]) -> dict[str, float]:
 
 def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`."""
+    execution = Execution.from_environment()
+    with crew(execution) as together:
+        return _run(spec, context, execution=execution, together=together)
+
+
+def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, together: Crew) -> Mapping[str, Any]:
     config = ModelConfig.from_dict(spec.model_config)
     inputs = context.inputs
     mixture = open_mixture(
@@ -96,31 +132,43 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         tokenizer=inputs["tokenizer"].path,
     )
     mixture.check_model(config)
-    mesh = data_mesh(batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
-    module, params = functional(make_model(config, seed=spec.seed, vision=inputs.get("vision")))
-    feed, batches = _feed(spec, mixture, config)
+    plan = execution.plan
+    mesh = open_mesh(execution, batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
+    source = _source(spec, mixture, config, Share.of(mesh))
+    module, shapes = functional(tree.abstract_model(config))
+    sharding = placement(config, plan=plan, mesh=mesh)
+    start = Start(
+        shapes,
+        lambda: functional(make_model(config, seed=spec.seed, vision=inputs.get("vision"), sharding=sharding))[1],
+    )
     loop = Loop.of(
         spec,
         loss=lambda values, batch, static: _loss(module(values), batch, static=static, spec=spec),
-        static=lambda batch: _static(batch, config=config),
-        batches=batches,
+        static=functools.partial(_static, config=config),
+        items=lambda batch: count_items(batch, config=config),
+        batches=source.batches,
         mesh=mesh,
+        plan=plan,
         label="train",
         frozen=(VIT,) if config.freeze_vit else (),
+        order=_order(spec, inputs["mixture"]),
+        describe=source.describe,
     )
-    params, history = train(loop, params, context)
-    if feed.stats.dropped:
-        print(feed.stats.text())
+    params, history = train(loop, start, context, crew=together)
+    if source.feed.stats.dropped:
+        print(source.feed.stats.text())
     model = module(params)
-    native.save(model, context.out / "model")
-    (context.out / "config.json").write_text(config.to_json() + "\n")
-    (context.out / HISTORY).write_text(history_text(history))
-    size = sum(array.size for array in tree.flatten(model).values())
+    flat = {name: whole(array) for name, array in tree.flatten(model).items()}
+    if together.leads:
+        native.save_flat(flat, context.out / "model", config=config)
+        (context.out / "config.json").write_text(config.to_json() + "\n")
+        (context.out / HISTORY).write_text(history_text(history))
+    size = sum(array.size for array in jax.tree.leaves(shapes))
     return {
         "parameters": int(size),
         "steps": spec.steps,
-        "examples": _examples(spec, feed),
-        "dropped": dict(feed.stats.dropped),
+        "examples": _examples(spec, source.feed),
+        "dropped": dict(source.feed.stats.dropped),
         "loss": history[-1]["loss"],
         "accuracy": history[-1]["text/accuracy"],
         **_packing_stats(history),

@@ -83,6 +83,12 @@ class PackedFeed:
                 yield packed(self._feed.counted(values), batch, mine=mine)
         self._feed.ended()
 
+    def describe(self, step: int) -> list[dict[str, int | str]]:
+        """The examples of the batch of a step, as `Feed.describe`; reads the lengths of its window again."""
+        window, number = divmod(step, self.windows.steps)
+        members = _members(self._window(window)[number], slice(None))
+        return self._feed.describe(window * self.windows.positions + members)
+
     @property
     def _keep(self) -> int:
         return 4 + BEHIND // self.windows.positions
