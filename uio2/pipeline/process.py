@@ -47,8 +47,13 @@ class Ended:
     tail: tuple[str, ...]
 
 
-def child_environment(tmp: Path) -> dict[str, str]:
-    """The environment of a stage: quiet libraries, fixed hash seed, temporary files inside the attempt."""
+def child_environment(tmp: Path, *, cache: Path) -> dict[str, str]:
+    """The environment of a stage: quiet libraries, fixed hash seed, temporary files inside the attempt.
+
+    Args:
+      tmp: for temporary files.
+      cache: where JAX keeps compiled programs, for the next attempt and other runs.
+    """
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "GRPC_VERBOSITY": "ERROR",
@@ -57,6 +62,7 @@ def child_environment(tmp: Path) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Huge pages for large arrays: a small CPU train step took 227 ms instead of 345, the rest being page faults.
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         **os.environ,
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
@@ -71,6 +77,7 @@ def run_child(
     job: Path,
     *,
     log: Path,
+    cache: Path,
     keep: tuple[int, ...],
     on_line: Callable[[str], None],
     on_progress: Callable[[int, int, str], None],
@@ -78,11 +85,11 @@ def run_child(
 ) -> Ended:
     """Runs `python -m uio2.cli.child job` to its end.
 
-    `keep` are descriptors the child inherits; `on_wait` is called five times a second and may raise, which ends the
-    child's group (SIGTERM, then SIGKILL) before the exception goes on.
+    `cache` is for compiled programs; `keep` are descriptors the child inherits; `on_wait` is called five times a second
+    and may raise, which ends the child's group (SIGTERM, then SIGKILL) before the exception goes on.
     """
     reader, writer = os.pipe()
-    environment = {**child_environment(job.parent / "tmp"), EVENTS_VARIABLE: str(writer)}
+    environment = {**child_environment(job.parent / "tmp", cache=cache), EVENTS_VARIABLE: str(writer)}
     child = subprocess.Popen(
         [sys.executable, "-m", "uio2.cli.child", str(job)],
         stdin=subprocess.DEVNULL,

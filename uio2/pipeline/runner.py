@@ -130,8 +130,9 @@ class Runner:
             progress.heartbeat()
 
         ended = run_child(
-            job.write(), log=log, keep=(keep,), on_line=on_line, on_progress=progress.report, on_wait=on_wait
-        )
+            job.write(), log=log, cache=self.store.folder("cache", "jax"), keep=(keep,), on_line=on_line,
+            on_progress=progress.report, on_wait=on_wait,
+        )  # fmt: skip
         result = Result.read(directory)
         if result is None or result.stats is None or ended.status != 0:
             raise StageError(self._failure(stage, ended, result, log))

@@ -133,8 +133,8 @@ def explained(crew: Crew) -> Iterator[None]:
             raise StageError(
                 f"the device has not enough memory for this step ({first}). What helps, the cheapest first: the "
                 f"activations are recomputed (TrainSpec.model_overrides={{'remat': 'full'}}), a batch is worked "
-                f"through in several microbatches, parameters and optimizer are split over the devices (UIO2_PLAN=fsdp), "
-                f"a smaller batch_size; `uio2 plan-hardware` says what fits"
+                f"through in several microbatches, parameters and optimizer are split over the devices "
+                f"(UIO2_PLAN=fsdp), a smaller batch_size; `uio2 plan-hardware` says what fits"
             ) from error
         if crew.count > 1:
             crew.raise_failure(wait_s=6.0)
