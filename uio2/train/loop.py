@@ -25,14 +25,16 @@ from jax.sharding import Mesh
 
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
+from uio2.train.optim.names import Trainable
 from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.sharding import place_batch, replicated
-from uio2.train.specs import TrainSpec, VisionTowerSpec
-from uio2.train.step import make_update
+from uio2.train.specs import StepSpec, TrainSpec, VisionTowerSpec
+from uio2.train.step import initial_state, make_update, published
 
 HISTORY = "history.jsonl"
 Batch = Mapping[str, np.ndarray]
 LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+TokensFn = Callable[..., Mapping[str, jax.Array]]
 
 
 class Interrupted(Exception):
@@ -44,7 +46,8 @@ class Loop:
     """What to train and for how long.
 
     Attributes:
-      loss: (parameters, batch) -> (loss, scalar metrics); with `static` (parameters, batch, static).
+      loss: (parameters, batch) -> (loss, scalar metrics); with `static` it takes a keyword `static`, with `tokens` and
+        several microbatches a keyword `tokens`: what to divide by in place of the batch's own counts.
       batches: step -> iterator over host batches from that step on.
       optimizer: an optax transformation.
       learning_rate: its schedule, for the log.
@@ -53,6 +56,9 @@ class Loop:
       label: what the progress line calls it.
       static: what of a host batch the step is compiled for, hashable; few different values, or all the time goes
         into compiling.
+      tokens: (parameters, batch) -> loss tokens by name, with `static` as for `loss`. None: microbatches weigh alike.
+      trainable: which parameters are trained.
+      step: microbatches, moving average, steps that are skipped.
     """
 
     loss: LossFn
@@ -65,17 +71,22 @@ class Loop:
     mesh: Mesh
     label: str
     static: Callable[[Batch], Hashable] | None = None
+    tokens: TokensFn | None = None
+    trainable: Trainable = dataclasses.field(default_factory=Trainable)
+    step: StepSpec = dataclasses.field(default_factory=StepSpec)
 
     @classmethod
     def of(
         cls, spec: TrainSpec | VisionTowerSpec, *, loss: LossFn, batches: Callable[[int], Iterator[Batch]], mesh: Mesh,
-        label: str, frozen: tuple[str, ...] = (), static: Callable[[Batch], Hashable] | None = None,
+        label: str, only: tuple[str, ...] | None = None, frozen: tuple[str, ...] = (),
+        static: Callable[[Batch], Hashable] | None = None, tokens: TokensFn | None = None,
     ) -> Loop:  # fmt: skip
-        """The loop a stage's recipe asks for; `frozen` as for `make_optimizer`."""
+        """The loop a stage's recipe asks for; `only` and `frozen` as of `Trainable`, beside what the recipe freezes."""
+        trainable = Trainable(only=only, frozen=(*frozen, *spec.optimizer.freeze))
         return cls(
             loss=loss,
             batches=batches,
-            optimizer=make_optimizer(spec.optimizer, steps=spec.steps, frozen=frozen),
+            optimizer=make_optimizer(spec.optimizer, steps=spec.steps, trainable=trainable),
             learning_rate=schedule(spec.optimizer, steps=spec.steps),
             steps=spec.steps,
             log_every=spec.log_every,
@@ -83,6 +94,9 @@ class Loop:
             mesh=mesh,
             label=label,
             static=static,
+            tokens=tokens,
+            trainable=trainable,
+            step=spec.step if isinstance(spec, TrainSpec) else StepSpec(),
         )
 
 
@@ -102,8 +116,7 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
         batches = loop.batches(first)
         head = next(batches)
         update, zeros = make_update(loop, params, head)
-        state = {"params": params, "optimizer": loop.optimizer.init(params), "sums": zeros}
-        state = jax.device_put(state, replicated(loop.mesh))
+        state = jax.device_put(initial_state(loop, params, sums=zeros), replicated(loop.mesh))
         if first:
             state = manager.restore(first, args=ocp.args.StandardRestore(state))
         history = _read_history(history_path, up_to=first)
@@ -124,14 +137,18 @@ def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dic
                     if stop.asked:
                         manager.wait_until_finished()
                         raise Interrupted(f"stopped at step {done} of {loop.steps}; run again to go on")
-    return state["params"], history
+    return published(loop, state), history
 
 
 def _row(loop: Loop, step: int, sums: dict[str, jax.Array]) -> dict[str, float]:
-    since = (step - 1) % loop.log_every + 1
-    means = {k: float(v) / since for k, v in sums.items()}
-    if not math.isfinite(means["loss"]):
-        raise StageError(f"the loss is {means['loss']} at step {step}; lower the learning rate or lengthen the warm-up")
+    skipped, since = float(sums.get("skipped", 0.0)), (step - 1) % loop.log_every + 1
+    means = {k: float(v) / max(since - skipped, 1.0) for k, v in sums.items()}
+    if skipped == since or not math.isfinite(means["loss"]):
+        raise StageError(
+            f"the loss or its gradient is not finite in the {since} steps up to {step}; lower the learning rate or "
+            f"lengthen the warm-up"
+        )
+    means |= {"skipped": skipped} if "skipped" in sums else {}
     rounded = {k: float(f"{v:.6g}") for k, v in sorted(means.items())}
     return {"step": step, **rounded, "learning_rate": float(f"{float(loop.learning_rate(step - 1)):.6g}")}
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from uio2.model import UnifiedIO2, item_budget, multimodal_loss, packing_metrics
@@ -16,13 +17,14 @@ from uio2.pipeline.stage import StageContext
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import Mixture, open_mixture
 from uio2.tasks.packing.feed import PackedFeed
+from uio2.train import lora
 from uio2.train.loop import HISTORY, Batch, Loop, history_text, train
+from uio2.train.microbatches import split
 from uio2.train.models import functional
 from uio2.train.sharding import data_mesh
 from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
 
-VIT = "image_vit/"
 Batches = Callable[[int], Iterator[Batch]]
 
 
@@ -53,24 +55,45 @@ class _Static:
     targets: int | None
     budget: tuple[tuple[str, int], ...]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """As the model takes it."""
+        return {"horizontally_pack_inputs": self.inputs, "horizontally_pack_targets": self.targets,
+                "budget": dict(self.budget)}  # fmt: skip
 
-def _static(batch: Batch, *, config: ModelConfig) -> _Static:
-    budget = tuple(item_budget(batch, config=config).items())
+
+def _static(batch: Batch, *, config: ModelConfig, microbatches: int) -> _Static:
+    budget = tuple(_budget(batch, config=config, microbatches=microbatches).items())
     if "packing/lengths" not in batch:
         return _Static(None, None, budget)
     inputs, targets = batch["packing/lengths"][0].tolist()
     return _Static(inputs, targets, budget)
 
 
+def _budget(batch: Batch, *, config: ModelConfig, microbatches: int) -> dict[str, int]:
+    """What every microbatch can do with: they share one program."""
+    if microbatches == 1:
+        return item_budget(batch, config=config)
+    masks = {key: value for key, value in batch.items() if key.endswith(("/mask", "/codes", "packing/row"))}
+    parts = split({key: np.asarray(value) for key, value in masks.items()}, microbatches)
+    budgets = [item_budget({k: v[i] for k, v in parts.items()}, config=config) for i in range(microbatches)]
+    named = [name for name in budgets[0] if all(name in budget for budget in budgets)]
+    return {name: max(budget[name] for budget in budgets) for name in named}
+
+
 def _loss(
-    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec
-) -> tuple[Any, dict[str, Any]]:
-    options: dict[str, Any] = {"horizontally_pack_inputs": static.inputs, "horizontally_pack_targets": static.targets,
-               "budget": dict(static.budget)}  # fmt: skip
-    loss, metrics = multimodal_loss(model(batch, **options), z_loss=spec.z_loss)
+    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec,
+    tokens: Mapping[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    loss, metrics = multimodal_loss(model(batch, **static.options), z_loss=spec.z_loss, tokens=tokens)
     if not spec.packing.packs:
         return loss, metrics
-    return loss, metrics | packing_metrics(batch, config=model.config, **options)
+    return loss, metrics | packing_metrics(batch, config=model.config, **static.options)
+
+
+def _frozen(config: ModelConfig) -> tuple[str, ...]:
+    """Patterns of what the model gives no gradient: without these AdamW would shrink it."""
+    return (*(("image_vit/*", "audio_vit/*") if config.freeze_vit else ()), "*_target/codec/*")
 
 
 def _examples(spec: TrainSpec, feed: Feed | PackedFeed) -> int:
@@ -98,20 +121,35 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     mixture.check_model(config)
     mesh = data_mesh(batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
     module, params = functional(make_model(config, seed=spec.seed, vision=inputs.get("vision")))
+    adapted = spec.lora
+    if adapted is not None:
+        params = lora.parameters(params, adapted, seed=spec.seed)
+
+    def model_of(values: Any) -> UnifiedIO2:
+        return module(values if adapted is None else lora.merged(values, adapted))
+
+    def tokens(values: Any, batch: Batch, *, static: _Static) -> dict[str, Any]:
+        outputs = model_of(values)(batch, **static.options)
+        return {name: output.loss_mask.sum() for name, output in outputs.items()}
+
     feed, batches = _feed(spec, mixture, config)
     loop = Loop.of(
         spec,
-        loss=lambda values, batch, static: _loss(module(values), batch, static=static, spec=spec),
-        static=lambda batch: _static(batch, config=config),
+        loss=lambda values, batch, **options: _loss(model_of(values), batch, spec=spec, **options),
+        static=lambda batch: _static(batch, config=config, microbatches=spec.step.microbatches),
+        tokens=tokens,
         batches=batches,
         mesh=mesh,
         label="train",
-        frozen=(VIT,) if config.freeze_vit else (),
+        only=None if adapted is None else (f"{lora.ADAPTERS}/*", *adapted.train),
+        frozen=_frozen(config),
     )
     params, history = train(loop, params, context)
     if feed.stats.dropped:
         print(feed.stats.text())
-    model = module(params)
+    model = model_of(params)
+    if adapted is not None:
+        lora.save(params[lora.ADAPTERS], adapted, context.out / "adapters")
     native.save(model, context.out / "model")
     (context.out / "config.json").write_text(config.to_json() + "\n")
     (context.out / HISTORY).write_text(history_text(history))

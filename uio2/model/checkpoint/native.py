@@ -6,6 +6,7 @@ random names, and equal parameters must give equal bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ VOLATILE = ("_CHECKPOINT_METADATA", "commit_success.txt")
 def save_arrays(flat: dict[str, Any], path: Path) -> None:
     """Writes {name: array} with '/' in the names as nesting; `path` must not exist."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
-        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(_nest(flat)))
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(nest(flat)))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -70,7 +71,8 @@ def _stored(path: Path) -> dict[str, Stored]:
     return {file.parent.name.replace(".", "/"): ZarrArray(file.parent) for file in sorted(path.glob("*/.zarray"))}
 
 
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": value} as {"a": {"b": value}}."""
     root: dict[str, Any] = {}
     for name, value in flat.items():
         *folders, leaf = name.split("/")
