@@ -134,6 +134,5 @@ class _Rule:
             step = momentum = spec.b1 * old.m + (1.0 - spec.b1) * step
         step = -(step + self._decay * param) if self._decay else -step
         new = _Leaf(moments.v_row, moments.v_col, moments.v, momentum)
-        return jnp.nan_to_num(step, nan=0.0, posinf=jnp.inf, neginf=-jnp.inf), jax.tree.map(
-            lambda fresh, kept: jnp.where(jnp.isnan(fresh), kept, fresh), new, old
-        )
+        new = jax.tree.map(lambda fresh, kept: jnp.where(jnp.isnan(fresh), kept, fresh), new, old)
+        return jnp.where(jnp.isnan(step), 0.0, step), new

@@ -86,5 +86,6 @@ class Trainable:
         """
         mask = tuple(self(name) for name in parameter_names(params))
         if not any(mask):
-            raise StageError(f"every parameter is frozen by {', '.join(self.frozen)}; leave some to be trained")
+            only = "" if self.only is None else f" beside {', '.join(self.only)}"
+            raise StageError(f"no parameter is left to be trained{only}: {', '.join(self.frozen)} freeze the others")
         return mask
