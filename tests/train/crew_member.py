@@ -23,9 +23,10 @@ from uio2.pipeline.stage import StageContext, StageError
 from uio2.train.execution import Execution
 from uio2.train.loop import Interrupted, Loop, train
 from uio2.train.models import Start
+from uio2.train.optim.names import parameter_name
 from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.processes import crew
-from uio2.train.sharding import Share, made_in_place, open_mesh, parameter_name, parameter_shardings, whole
+from uio2.train.sharding import Share, made_in_place, open_mesh, parameter_shardings, whole
 from uio2.train.specs import OptimizerSpec, SavingSpec
 
 STEPS, ROWS, WORDS = 16, 8, 32

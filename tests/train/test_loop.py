@@ -166,7 +166,7 @@ def test_muon_leaves_tables_to_adamw_at_its_own_rate():
 def test_settings_that_cannot_work_are_refused():
     with pytest.raises(StageError, match=r"TrainSpec\.steps is 0"):
         TrainSpec(steps=0)
-    with pytest.raises(StageError, match=r"OptimizerSpec\.name is 'adam'; expected adamw or muon"):
+    with pytest.raises(StageError, match=r"OptimizerSpec\.name is 'adam'; expected one of adamw, muon"):
         OptimizerSpec(name="adam")
     with pytest.raises(StageError, match=r"adam_learning_rate is for name 'muon'"):
         OptimizerSpec(adam_learning_rate=1e-3)

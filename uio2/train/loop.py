@@ -31,17 +31,19 @@ from uio2.pipeline.stage import StageContext, StageError
 from uio2.train.alarms import Describe, Watch, explained
 from uio2.train.checkpoints import Checkpoints
 from uio2.train.models import Start
+from uio2.train.optim.names import Trainable
 from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.processes import Agreed, Crew
 from uio2.train.sharding import Share, abstract, everywhere, place_batch, state_shardings
-from uio2.train.specs import AlarmSpec, SavingSpec, TrainSpec, VisionTowerSpec
-from uio2.train.step import make_update
+from uio2.train.specs import AlarmSpec, SavingSpec, StepSpec, TrainSpec, VisionTowerSpec
+from uio2.train.step import initial_state, make_update, published
 
 HISTORY = "history.jsonl"
 Batch = Mapping[str, np.ndarray]
 Batches = Callable[[int], Iterator[Batch]]
 Items = Mapping[str, tuple[int, int]]
 LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+TokensFn = Callable[..., Mapping[str, jax.Array]]
 
 
 class Interrupted(Agreed):
@@ -53,7 +55,8 @@ class Loop:
     """What to train and for how long.
 
     Attributes:
-      loss: (parameters, batch) -> (loss, scalar metrics); with `static` (parameters, batch, static).
+      loss: (parameters, batch) -> (loss, scalar metrics); with `static` it takes a keyword `static`, with `tokens` and
+        several microbatches a keyword `tokens`: what to divide by in place of the batch's own counts.
       batches: step -> iterator over host batches from that step on: this process's rows.
       optimizer: an optax transformation.
       learning_rate: its schedule, for the log.
@@ -63,6 +66,9 @@ class Loop:
       static: what of a batch the step is compiled for, hashable; few different values, or all the time goes into
         compiling. Called with a host batch; with `items` also with what all processes have of those.
       items: counts of a host batch, by name (how many are there, how many places); those of the processes add up.
+      tokens: (parameters, batch) -> loss tokens by name, with `static` as for `loss`. None: microbatches weigh alike.
+      trainable: which parameters are trained.
+      step: microbatches, moving average, steps that are skipped.
       plan: how parameters and optimizer state are split over the mesh.
       saving, alarms: as in the recipe.
       order: a fingerprint of the order of the batches; a checkpoint of another one is refused.
@@ -80,6 +86,9 @@ class Loop:
     label: str
     static: Callable[..., Hashable] | None = None
     items: Callable[[Batch], Items] | None = None
+    tokens: TokensFn | None = None
+    trainable: Trainable = dataclasses.field(default_factory=Trainable)
+    step: StepSpec = dataclasses.field(default_factory=StepSpec)
     plan: Plan = "data"
     saving: SavingSpec = dataclasses.field(default_factory=SavingSpec)
     alarms: AlarmSpec = dataclasses.field(default_factory=AlarmSpec)
@@ -89,20 +98,27 @@ class Loop:
     @classmethod
     def of(
         cls, spec: TrainSpec | VisionTowerSpec, *, loss: LossFn, batches: Batches, mesh: Mesh, label: str,
-        frozen: tuple[str, ...] = (), **more: Any,
+        only: tuple[str, ...] | None = None, frozen: tuple[str, ...] = (), **more: Any,
     ) -> Loop:  # fmt: skip
-        """The loop a stage's recipe asks for; `frozen` as for `make_optimizer`, `more` are fields."""
+        """The loop a stage's recipe asks for.
+
+        Args:
+          only, frozen: as of `Trainable`, beside what the recipe freezes.
+          more: fields.
+        """
+        trainable = Trainable(only=only, frozen=(*frozen, *spec.optimizer.freeze))
         return cls(
             loss=loss,
             batches=batches,
-            optimizer=make_optimizer(spec.optimizer, steps=spec.steps, frozen=frozen),
+            optimizer=make_optimizer(spec.optimizer, steps=spec.steps, trainable=trainable),
             learning_rate=schedule(spec.optimizer, steps=spec.steps),
             steps=spec.steps,
             log_every=spec.log_every,
             checkpoint_every=spec.checkpoint_every,
             mesh=mesh,
             label=label,
-            **{name: getattr(spec, name) for name in ("saving", "alarms") if hasattr(spec, name)},
+            trainable=trainable,
+            **{name: getattr(spec, name) for name in ("step", "saving", "alarms") if hasattr(spec, name)},
             **more,
         )
 
@@ -152,7 +168,7 @@ def train(
                     if stopping:
                         raise Interrupted(f"stopped at step {done} of {loop.steps}; run again to go on")
             log.summary(checkpoints)
-    return state["params"], log.rows
+    return published(loop, state), log.rows
 
 
 def _same(said: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -169,7 +185,7 @@ def _prepare(
     update, zeros = make_update(loop, start.shapes, head)
 
     def begin(params: Any) -> dict[str, Any]:
-        return {"params": params, "optimizer": loop.optimizer.init(params), "sums": zeros}
+        return initial_state(loop, params, sums=zeros)
 
     shapes = jax.eval_shape(begin, start.shapes)
     shardings = state_shardings(shapes, plan=loop.plan, mesh=loop.mesh)
@@ -316,10 +332,11 @@ class _Log:
 
 
 def _means(loop: Loop, step: int, sums: dict[str, jax.Array], watch: Watch) -> dict[str, float]:
-    since = (step - 1) % loop.log_every + 1
-    means = {k: float(v) / since for k, v in sums.items()}
-    if not math.isfinite(means["loss"]):
-        watch.stop(step, f"the loss is {means['loss']} at step {step}")
+    skipped, since = float(sums.get("skipped", 0.0)), (step - 1) % loop.log_every + 1
+    means = {k: float(v) / max(since - skipped, 1.0) for k, v in sums.items()}
+    if skipped == since or not math.isfinite(means["loss"]):
+        watch.stop(step, f"the loss or its gradient is not finite in the {since} steps up to step {step}")
+    means |= {"skipped": skipped} if "skipped" in sums else {}
     rounded = {k: float(f"{v:.6g}") for k, v in sorted(means.items())}
     return {"step": step, **rounded, "learning_rate": float(f"{float(loop.learning_rate(step - 1)):.6g}")}
 

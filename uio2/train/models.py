@@ -15,7 +15,8 @@ from uio2.model.checkpoint import tree
 from uio2.model.checkpoint.stored import Placement
 from uio2.model.config import ModelConfig
 from uio2.model.sharding import Plan
-from uio2.train.sharding import made_in_place, parameter_name, parameter_sharding
+from uio2.train.optim.names import parameter_name
+from uio2.train.sharding import made_in_place, parameter_sharding
 
 
 def functional[M: nnx.Module](module: M) -> tuple[Callable[[Any], M], Any]:

@@ -20,6 +20,7 @@ from uio2.model.parts import ConfigError
 from uio2.model.sharding import BATCH_AXES, Plan, make_mesh, partition_spec, rules
 from uio2.pipeline.stage import StageError
 from uio2.train.execution import MESH, Execution
+from uio2.train.optim.names import parameter_name
 
 Path = tuple[Any, ...]
 
@@ -128,11 +129,6 @@ def everywhere(values: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, values)
 
 
-def parameter_name(path: Path) -> str:
-    """The name of a leaf of a tree of parameters; NNX holds the array of each in a leaf `value`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
-
-
 def parameter_sharding(name: str, shape: tuple[int, ...], *, plan: Plan, mesh: Mesh) -> NamedSharding:
     """Where a parameter goes; one that the table of logical axes does not know stays whole."""
     if not any(axis in mesh.axis_names for axes in rules(plan).values() for axis in axes):
@@ -176,7 +172,7 @@ def _like(shape: tuple[int, ...], full: tuple[int, ...], where: NamedSharding, *
     if shape == full:
         return where
     fits = [n for n in range(len(full)) if shape == full[:n] + full[n + 1 :]]
-    if len(fits) == 1:
+    if fits:  # of a square one either way fits
         return NamedSharding(mesh, PartitionSpec(*(part for n, part in enumerate(parts) if n != fits[0])))
     return replicated(mesh)
 

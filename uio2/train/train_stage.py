@@ -5,32 +5,35 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from uio2.model import UnifiedIO2, multimodal_loss, packing_metrics
 from uio2.model.budget import budget_of, count_items
 from uio2.model.checkpoint import native, tree
 from uio2.model.checkpoint.stored import Placement
 from uio2.model.config import ModelConfig
+from uio2.model.sharding import Plan
 from uio2.pipeline.artifact import Artifact, canonical_json
 from uio2.pipeline.stage import StageContext, spec_to_json
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import Mixture, open_mixture
 from uio2.tasks.packing.feed import PackedFeed
+from uio2.train import lora
 from uio2.train.alarms import Describe
 from uio2.train.execution import Execution
 from uio2.train.loop import HISTORY, Batch, Batches, Items, Loop, history_text, train
+from uio2.train.microbatches import split
 from uio2.train.models import Start, fresh_model, functional, placement
 from uio2.train.processes import Crew, crew
-from uio2.train.sharding import Share, open_mesh, whole
+from uio2.train.sharding import Share, open_mesh, parameter_shardings, whole
 from uio2.train.specs import TrainSpec
 from uio2.train.vision_tower import load_vit
 
-VIT = "image_vit/"
 # Fields of the recipe that decide which example stands where.
 ORDER = ("seed", "batch_size", "packing")
 
@@ -83,9 +86,40 @@ class _Static:
     targets: int | None
     budget: tuple[tuple[str, int], ...]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """As the model takes it."""
+        return {"horizontally_pack_inputs": self.inputs, "horizontally_pack_targets": self.targets,
+                "budget": dict(self.budget)}  # fmt: skip
 
-def _static(batch: Batch, items: Items | None = None, *, config: ModelConfig) -> _Static:
-    budget = tuple(budget_of(count_items(batch, config=config) if items is None else items).items())
+
+def _items(batch: Batch, *, config: ModelConfig, microbatches: int) -> dict[str, tuple[int, int]]:
+    """What every microbatch holds, by `number:name`."""
+    if microbatches == 1:
+        return {f"0:{name}": counts for name, counts in count_items(batch, config=config).items()}
+    masks = {key: value for key, value in batch.items() if key.endswith(("/mask", "/codes", "packing/row"))}
+    parts = split({key: np.asarray(value) for key, value in masks.items()}, microbatches)
+    found = {}
+    for number in range(microbatches):
+        part = {key: value[number] for key, value in parts.items()}
+        found |= {f"{number}:{name}": counts for name, counts in count_items(part, config=config).items()}
+    return found
+
+
+def _budget(items: Items) -> dict[str, int]:
+    """What every microbatch can do with: they share one program."""
+    parts: dict[str, dict[str, tuple[int, int]]] = {}
+    for key, counts in items.items():
+        number, _, name = key.partition(":")
+        parts.setdefault(number, {})[name] = counts
+    budgets = [budget_of(part) for part in parts.values()]
+    named = [name for name in budgets[0] if all(name in budget for budget in budgets)] if budgets else []
+    return {name: max(budget[name] for budget in budgets) for name in named}
+
+
+def _static(batch: Batch, items: Items | None = None, *, config: ModelConfig, microbatches: int) -> _Static:
+    counted = _items(batch, config=config, microbatches=microbatches) if items is None else items
+    budget = tuple(_budget(counted).items())
     if "packing/lengths" not in batch:
         return _Static(None, None, budget)
     inputs, targets = batch["packing/lengths"][0].tolist()
@@ -93,14 +127,18 @@ def _static(batch: Batch, items: Items | None = None, *, config: ModelConfig) ->
 
 
 def _loss(
-    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec
-) -> tuple[Any, dict[str, Any]]:
-    options: dict[str, Any] = {"horizontally_pack_inputs": static.inputs, "horizontally_pack_targets": static.targets,
-               "budget": dict(static.budget)}  # fmt: skip
-    loss, metrics = multimodal_loss(model(batch, **options), z_loss=spec.z_loss)
+    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec,
+    tokens: Mapping[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    loss, metrics = multimodal_loss(model(batch, **static.options), z_loss=spec.z_loss, tokens=tokens)
     if not spec.packing.packs:
         return loss, metrics
-    return loss, metrics | packing_metrics(batch, config=model.config, **options)
+    return loss, metrics | packing_metrics(batch, config=model.config, **static.options)
+
+
+def _frozen(config: ModelConfig) -> tuple[str, ...]:
+    """Patterns of what the model gives no gradient: without these AdamW would shrink it."""
+    return (*(("image_vit/*", "audio_vit/*") if config.freeze_vit else ()), "*_target/codec/*")
 
 
 def _examples(spec: TrainSpec, feed: Feed | PackedFeed) -> int:
@@ -123,6 +161,27 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
         return _run(spec, context, execution=execution, together=together)
 
 
+def _start(
+    spec: TrainSpec, config: ModelConfig, *, vision: Artifact | None, plan: Plan, mesh: Mesh
+) -> tuple[Callable[[Any], UnifiedIO2], Start]:
+    """(model parameters -> model, what training starts from: these, with adapters beside them where there are any)."""
+    module, shapes = functional(tree.abstract_model(config))
+    sharding, adapted = placement(config, plan=plan, mesh=mesh), spec.lora
+
+    def make() -> Any:
+        return functional(make_model(config, seed=spec.seed, vision=vision, sharding=sharding))[1]
+
+    if adapted is None:
+        return module, Start(shapes, make)
+
+    def adapt(params: Any) -> Any:
+        return lora.parameters(params, adapted, seed=spec.seed)
+
+    both = jax.eval_shape(adapt, shapes)
+    places = parameter_shardings(both, plan=plan, mesh=mesh)
+    return module, Start(both, lambda: jax.jit(adapt, out_shardings=places)(make()))
+
+
 def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, together: Crew) -> Mapping[str, Any]:
     config = ModelConfig.from_dict(spec.model_config)
     inputs = context.inputs
@@ -132,38 +191,45 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
         tokenizer=inputs["tokenizer"].path,
     )
     mixture.check_model(config)
-    plan = execution.plan
+    plan, adapted = execution.plan, spec.lora
     mesh = open_mesh(execution, batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
     source = _source(spec, mixture, config, Share.of(mesh))
-    module, shapes = functional(tree.abstract_model(config))
-    sharding = placement(config, plan=plan, mesh=mesh)
-    start = Start(
-        shapes,
-        lambda: functional(make_model(config, seed=spec.seed, vision=inputs.get("vision"), sharding=sharding))[1],
-    )
+    module, start = _start(spec, config, vision=inputs.get("vision"), plan=plan, mesh=mesh)
+
+    def model_of(values: Any) -> UnifiedIO2:
+        return module(values if adapted is None else lora.merged(values, adapted))
+
+    def tokens(values: Any, batch: Batch, *, static: _Static) -> dict[str, Any]:
+        outputs = model_of(values)(batch, **static.options)
+        return {name: output.loss_mask.sum() for name, output in outputs.items()}
+
+    counting = {"config": config, "microbatches": spec.step.microbatches}
     loop = Loop.of(
         spec,
-        loss=lambda values, batch, static: _loss(module(values), batch, static=static, spec=spec),
-        static=functools.partial(_static, config=config),
-        items=lambda batch: count_items(batch, config=config),
+        loss=lambda values, batch, **options: _loss(model_of(values), batch, spec=spec, **options),
+        static=functools.partial(_static, **counting),
+        items=functools.partial(_items, **counting),
+        tokens=tokens,
         batches=source.batches,
         mesh=mesh,
         plan=plan,
         label="train",
-        frozen=(VIT,) if config.freeze_vit else (),
+        only=None if adapted is None else (f"{lora.ADAPTERS}/*", *adapted.train),
+        frozen=_frozen(config),
         order=_order(spec, inputs["mixture"]),
         describe=source.describe,
     )
     params, history = train(loop, start, context, crew=together)
     if source.feed.stats.dropped:
         print(source.feed.stats.text())
-    model = module(params)
-    flat = {name: whole(array) for name, array in tree.flatten(model).items()}
+    flat = {name: whole(array) for name, array in tree.flatten(model_of(params)).items()}
     if together.leads:
+        if adapted is not None:
+            lora.save(params[lora.ADAPTERS], adapted, context.out / "adapters")
         native.save_flat(flat, context.out / "model", config=config)
         (context.out / "config.json").write_text(config.to_json() + "\n")
         (context.out / HISTORY).write_text(history_text(history))
-    size = sum(array.size for array in jax.tree.leaves(shapes))
+    size = sum(int(np.prod(shape)) for shape in tree.shapes(config).values())
     return {
         "parameters": int(size),
         "steps": spec.steps,

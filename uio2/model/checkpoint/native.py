@@ -6,6 +6,7 @@ random names, and equal parameters must give equal bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def save_arrays(flat: dict[str, Any], path: Path) -> None:
     ) if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()  # fmt: skip
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=alone)
     with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
-        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(_nest(flat)))
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(nest(flat)))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -83,7 +84,8 @@ def _stored(path: Path) -> dict[str, Stored]:
     return {file.parent.name.replace(".", "/"): ZarrArray(file.parent) for file in sorted(path.glob("*/.zarray"))}
 
 
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": value} as {"a": {"b": value}}."""
     root: dict[str, Any] = {}
     for name, value in flat.items():
         *folders, leaf = name.split("/")
