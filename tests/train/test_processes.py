@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from tests.train.crew_member import STEPS
+from uio2.model.checkpoint.native import VOLATILE
+from uio2.pipeline.artifact import digest_directory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -115,3 +118,31 @@ def test_sigterm_to_one_process_saves_on_all_and_the_run_goes_on(alone, tmp_path
     ((status, said),) = finish(start(tmp_path, count=1))
     assert status == 0, said
     assert outcome(tmp_path) == outcome(alone)
+
+
+def test_the_stage_on_a_real_mixture_is_killed_and_goes_on_with_another_count(mixture_inputs, tmp_path):
+    inputs = json.dumps({name: dataclasses.asdict(artifact) for name, artifact in mixture_inputs.items()})
+    folders = [tmp_path / name for name in ("calm", "killed")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "inputs.json").write_text(inputs)
+    calm, killed = folders
+    stage = {"module": "tests.train.feed_member", "settings": {"UIO2_MESH": "data=1,fsdp=2"}}
+    ((status, said),) = finish(start(calm, count=1, **stage))
+    assert status == 0, said
+    members = start(killed, count=2, **stage)
+    deadline = time.monotonic() + 240
+    while not (killed / "work" / "checkpoints" / "12").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    members[1].kill()
+    (status, said), _ = finish(members, patience=NOTICED_S)
+    assert status not in (0, -9), "it noticed"
+    assert "go on from the last checkpoint" in said
+    assert not any(killed.glob("stats-*"))
+    ((status, said),) = finish(start(killed, count=1, **stage))
+    assert status == 0, said
+    assert (killed / "stats-0.json").read_text() == (calm / "stats-0.json").read_text()
+    for file in VOLATILE:
+        for folder in folders:
+            (folder / "out" / "model" / "params" / file).unlink(missing_ok=True)
+    assert digest_directory(killed / "out") == digest_directory(calm / "out")
