@@ -1,4 +1,4 @@
-"""One process of the train stage on a real mixture: `python -m tests.train.feed_member FOLDER`; `inputs.json` beside it.
+"""One process of the train stage on a real mixture: `python -m tests.train.feed_member FOLDER` with an `inputs.json`.
 
 What the stage returns goes to `FOLDER/stats-<process>.json`.
 """

@@ -162,7 +162,9 @@ def train(
                         log.row(done, _means(loop, done, state["sums"], watch))
                         state["sums"] = everywhere(zeros, loop.mesh)
                     stopping = told.stop or (crew.count == 1 and stop.asked)
-                    if (done % loop.checkpoint_every == 0 and done < loop.steps) or told.save or stopping:
+                    if done == loop.steps:
+                        break
+                    if done % loop.checkpoint_every == 0 or told.save or stopping:
                         stall = checkpoints.save(done, state, metrics=log.last, wait=stopping)
                         log.note(done, {"checkpoint_stall_s": stall})
                     if stopping:

@@ -31,7 +31,7 @@ from uio2.train.execution import AUTO, Execution
 
 LOST = 75  # the exit status for "try again" (EX_TEMPFAIL)
 BEAT_S = 2.0
-SILENT_S = 30.0
+SILENT_S = 40.0
 ANSWER_S = 600  # a process may be compiling, or reading the lengths of a window
 _FAILED, _BEATS = "uio2/failed", "uio2/beat/"
 
@@ -241,7 +241,7 @@ def _client() -> Any:
 
 def _watch(me: Crew, ended: threading.Event) -> None:
     """Ends this process when another is lost: its own thread may wait in a collective that never returns."""
-    seen: dict[str, tuple[str, float]] = {}
+    seen: dict[int, tuple[str, float]] = {}
     count = 0
     while not ended.wait(BEAT_S):
         count += 1
@@ -258,14 +258,15 @@ def _watch(me: Crew, ended: threading.Event) -> None:
             _leave(message)
 
 
-def _report_silence(me: Crew, seen: dict[str, tuple[str, float]]) -> None:
+def _report_silence(me: Crew, seen: dict[int, tuple[str, float]]) -> None:
+    """Process 0 alone reads the heartbeats of all; `seen` holds the last of each and when it was new."""
     now = time.monotonic()
     beats = dict(me.client.key_value_dir_get(_BEATS))
     for number in range(me.count):
         beat = beats.get(f"{_BEATS}{number}", "")
-        if number not in (int(key) for key in seen) or seen[str(number)][0] != beat:
-            seen[str(number)] = beat, now
-        elif now - seen[str(number)][1] > SILENT_S:
+        if number not in seen or seen[number][0] != beat:
+            seen[number] = beat, now
+        elif now - seen[number][1] > SILENT_S:
             message = _gone(f"process {number} has not been heard of for {SILENT_S:.0f} seconds")
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 me.client.key_value_set(_FAILED, json.dumps({"process": number, "message": message}))

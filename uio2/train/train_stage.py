@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -154,6 +155,10 @@ def _packing_stats(history: list[dict[str, float]]) -> dict[str, float]:
     return {key: max(v) if key.endswith("_overflow") else sum(v) / len(v) for key, v in found.items()}
 
 
+def _added_up(said: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sum(map(collections.Counter, said), collections.Counter()))
+
+
 def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`."""
     execution = Execution.from_environment()
@@ -222,6 +227,7 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
     params, history = train(loop, start, context, crew=together)
     if source.feed.stats.dropped:
         print(source.feed.stats.text())
+    dropped = together.agree("dropped", source.feed.stats.dropped, merge=_added_up)
     flat = {name: whole(array) for name, array in tree.flatten(model_of(params)).items()}
     if together.leads:
         if adapted is not None:
@@ -234,7 +240,7 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
         "parameters": int(size),
         "steps": spec.steps,
         "examples": _examples(spec, source.feed),
-        "dropped": dict(source.feed.stats.dropped),
+        "dropped": dropped,
         "loss": history[-1]["loss"],
         "accuracy": history[-1]["text/accuracy"],
         **_packing_stats(history),
