@@ -64,6 +64,15 @@ class Checkpoints:
         """The steps whose checkpoints are there."""
         return sorted(self._manager.all_steps())
 
+    def chosen(self) -> list[int]:
+        """Of `kept`, the steps the recipe asks for beside the newest: at multiples, and the best."""
+        self._manager.wait_until_finished()
+        saving = self._saving
+        every = [step for step in self.kept if saving.keep_every and step % saving.keep_every == 0]
+        scores = {step: found[saving.best_metric] for step in self.kept if (found := self._manager.metrics(step))}
+        best = sorted(scores, key=lambda step: scores[step], reverse=not saving.best_is_least)[: saving.keep_best]
+        return sorted({*every, *best})
+
     def due(self) -> bool:
         """Whether so many minutes have passed since the last save that it is time for another."""
         minutes = self._saving.minutes

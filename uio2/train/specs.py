@@ -185,8 +185,9 @@ class SavingSpec:
     Attributes:
       minutes: save when so many have passed since the last save; 0 for by step alone.
       keep_last: the newest so many; the last one is what a stopped training goes on from.
-      keep_every: those at multiples of so many steps too; 0 for none.
-      keep_best: the best so many by `best_metric` too, as it stood in the last log row; 0 for none.
+      keep_every: those at multiples of so many steps too, a multiple of `checkpoint_every`; 0 for none.
+      keep_best: the best so many by `best_metric` too, as it stood in the last log row, of those at multiples of
+        `checkpoint_every`; 0 for none. These and those of `keep_every` are published with the model.
       best_metric, best_is_least: a metric of the log rows, and whether less of it is better.
     """
 
@@ -297,6 +298,11 @@ class TrainSpec:
             object.__setattr__(self, "packing", PackingSpec(strategy=self.packing))
         object.__setattr__(self, "model_config", _model_fields(self.model, self.model_overrides))
         check_counts(self, "steps", "batch_size", "checkpoint_every", "log_every")
+        if self.saving.keep_every % self.checkpoint_every:
+            raise StageError(
+                f"SavingSpec.keep_every is {self.saving.keep_every}; expected a multiple of TrainSpec.checkpoint_every "
+                f"{self.checkpoint_every}"
+            )
         if self.packing.packs and self.batch_size % self.packing.groups:
             raise StageError(
                 f"TrainSpec.batch_size is {self.batch_size} rows; expected a multiple of PackingSpec.groups "

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -160,7 +161,7 @@ def _added_up(said: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
 
 def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
-    """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`."""
+    """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`; `checkpoints/` if some are kept."""
     execution = Execution.from_environment()
     with crew(execution) as together:
         return _run(spec, context, execution=execution, together=together)
@@ -208,6 +209,11 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
         outputs = model_of(values)(batch, **static.options)
         return {name: output.loss_mask.sum() for name, output in outputs.items()}
 
+    def write(path: Path, values: Any) -> None:
+        flat = {name: whole(array) for name, array in tree.flatten(model_of(values)).items()}
+        if together.leads:
+            native.save_flat(flat, path, config=config)
+
     counting = {"config": config, "microbatches": spec.step.microbatches}
     loop = Loop.of(
         spec,
@@ -223,16 +229,16 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
         frozen=_frozen(config),
         order=_order(spec, inputs["mixture"]),
         describe=source.describe,
+        keep=lambda step, values: write(context.out / "checkpoints" / str(step), values),
     )
     params, history = train(loop, start, context, crew=together)
     if source.feed.stats.dropped:
         print(source.feed.stats.text())
     dropped = together.agree("dropped", source.feed.stats.dropped, merge=_added_up)
-    flat = {name: whole(array) for name, array in tree.flatten(model_of(params)).items()}
+    write(context.out / "model", params)
     if together.leads:
         if adapted is not None:
             lora.save(params[lora.ADAPTERS], adapted, context.out / "adapters")
-        native.save_flat(flat, context.out / "model", config=config)
         (context.out / "config.json").write_text(config.to_json() + "\n")
         (context.out / HISTORY).write_text(history_text(history))
     size = sum(int(np.prod(shape)) for shape in tree.shapes(config).values())
