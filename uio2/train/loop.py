@@ -176,8 +176,9 @@ def train(
             log.summary(checkpoints)
         trained = published(loop, state)
         del state  # a kept one takes its place
-        for step in checkpoints.chosen() if loop.keep is not None else ():
-            loop.keep(step, published(loop, checkpoints.restore(step, shapes)))
+        if loop.keep is not None:
+            for step in checkpoints.chosen():
+                loop.keep(step, published(loop, checkpoints.restore(step, shapes)))
     return trained, log.rows
 
 

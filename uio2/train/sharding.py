@@ -193,10 +193,9 @@ def whole(array: jax.Array) -> np.ndarray | None:
     """The values of an array on process 0, None elsewhere; all processes must call it."""
     if array.is_fully_addressable:
         return np.asarray(array)
-    gather = _gather(replicated(array.sharding.mesh)) if isinstance(array.sharding, NamedSharding) else None
-    if gather is None:
+    if not isinstance(array.sharding, NamedSharding):
         raise StageError(f"an array of several processes has the sharding {array.sharding}; expected a named one")
-    found = gather(array)
+    found = _gather(NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
     return np.asarray(found.addressable_data(0)) if jax.process_index() == 0 else None
 
 

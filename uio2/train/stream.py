@@ -37,7 +37,8 @@ class Stream:
         self._loop, self._crew, self._stop, self._checkpoints = loop, crew, stop, checkpoints
         self._batches = loop.batches(first)
         self._share = Share.of(loop.mesh).number if crew.count > 1 else 0
-        self._done, self._head = first, None
+        self._done = first
+        self._head: Batch | None = None
 
     def head(self) -> Batch:
         """The first batch, which is still to come."""

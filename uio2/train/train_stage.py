@@ -101,7 +101,7 @@ def _items(batch: Batch, *, config: ModelConfig, microbatches: int) -> dict[str,
         return {f"0:{name}": counts for name, counts in count_items(batch, config=config).items()}
     masks = {key: value for key, value in batch.items() if key.endswith(("/mask", "/codes", "packing/row"))}
     parts = split({key: np.asarray(value) for key, value in masks.items()}, microbatches)
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for number in range(microbatches):
         part = {key: value[number] for key, value in parts.items()}
         found |= {f"{number}:{name}": counts for name, counts in count_items(part, config=config).items()}
@@ -205,21 +205,21 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
     def model_of(values: Any) -> UnifiedIO2:
         return module(values if adapted is None else lora.merged(values, adapted))
 
-    def tokens(values: Any, batch: Batch, *, static: _Static) -> dict[str, Any]:
+    def tokens(values: Any, batch: Mapping[str, Any], *, static: _Static) -> dict[str, Any]:
         outputs = model_of(values)(batch, **static.options)
         return {name: output.loss_mask.sum() for name, output in outputs.items()}
 
     def write(path: Path, values: Any) -> None:
         flat = {name: whole(array) for name, array in tree.flatten(model_of(values)).items()}
         if together.leads:
-            native.save_flat(flat, path, config=config)
+            native.save_flat({name: array for name, array in flat.items() if array is not None}, path, config=config)
 
-    counting = {"config": config, "microbatches": spec.step.microbatches}
+    parts = spec.step.microbatches
     loop = Loop.of(
         spec,
         loss=lambda values, batch, **options: _loss(model_of(values), batch, spec=spec, **options),
-        static=functools.partial(_static, **counting),
-        items=functools.partial(_items, **counting),
+        static=functools.partial(_static, config=config, microbatches=parts),
+        items=functools.partial(_items, config=config, microbatches=parts),
         tokens=tokens,
         batches=source.batches,
         mesh=mesh,

@@ -9,6 +9,7 @@ colour, and questions about it stay at chance (VQA exact match 0.60 instead of w
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
