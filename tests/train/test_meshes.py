@@ -17,6 +17,7 @@ from uio2.train.sharding import open_mesh
 
 _MESHES = """
 import json, pathlib, shutil, sys
+import jax
 import numpy as np
 from tests.train.crew_member import ROWS, context, loss, make_loop, start_on
 from uio2.train.checkpoints import Checkpoints
