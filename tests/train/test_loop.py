@@ -37,7 +37,7 @@ def make_loop(*, die_at: int | None = None, poison: int | None = None) -> Loop:
                 raise Killed
             rng = np.random.default_rng(step)
             x = rng.standard_normal((8, 4)).astype(np.float32)
-            yield {"x": x * (np.nan if step == poison else 1), "y": x.sum(1, keepdims=True)}
+            yield {"x": x * (np.nan if poison is not None and step >= poison else 1), "y": x.sum(1, keepdims=True)}
             step += 1
 
     def loss(params, batch):
@@ -100,7 +100,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
-    with pytest.raises(StageError, match=r"step 8; lower the learning rate"):
+    with pytest.raises(StageError, match=r"not finite in the 4 steps up to 12; lower the learning rate"):
         train(make_loop(poison=5), initial(), context(tmp_path))
 
 

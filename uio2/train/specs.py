@@ -17,6 +17,13 @@ FACTORS = ("constant", "linear_warmup", "rsqrt_decay", "rsqrt_normalized_decay",
            "decay_every")  # fmt: skip
 
 
+def check_counts(spec: Any, *fields: str) -> None:
+    """Refuses counts below 1, by name."""
+    for field in fields:
+        if getattr(spec, field) < 1:
+            raise StageError(f"{type(spec).__name__}.{field} is {getattr(spec, field)}; expected 1 or more")
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
     """A rule, its learning rate by step, and which parameters it is for.
@@ -265,13 +272,6 @@ class TrainSpec:
 
 def _model_fields(preset: str, overrides: Mapping[str, Any]) -> Mapping[str, Any]:
     return json.loads(ModelConfig.preset(preset).with_overrides(overrides).to_json())
-
-
-def check_counts(spec: Any, *fields: str) -> None:
-    """Refuses counts below 1, by name."""
-    for field in fields:
-        if getattr(spec, field) < 1:
-            raise StageError(f"{type(spec).__name__}.{field} is {getattr(spec, field)}; expected 1 or more")
 
 
 _VOLATILE = ("*/_CHECKPOINT_METADATA", "*/commit_success.txt")  # orbax writes the time into these

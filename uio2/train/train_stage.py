@@ -128,7 +128,7 @@ def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
     def model_of(values: Any) -> UnifiedIO2:
         return module(values if adapted is None else lora.merged(values, adapted))
 
-    def tokens(values: Any, batch: Batch, *, static: _Static) -> dict[str, Any]:
+    def tokens(values: Any, batch: Mapping[str, Any], *, static: _Static) -> dict[str, Any]:
         outputs = model_of(values)(batch, **static.options)
         return {name: output.loss_mask.sum() for name, output in outputs.items()}
 
