@@ -64,7 +64,7 @@ def initial_state(loop: Loop, params: Any, *, sums: Mapping[str, Any]) -> dict[s
     mask = loop.trainable.mask(params)
     # The nodes optax has in the place of what is masked: they hold no arrays.
     nodes = [jnp.copy(leaf) if mine else optax.MaskedNode() for leaf, mine in zip(leaves, mask, strict=True)]
-    return state | {"ema": tree.unflatten(nodes)}
+    return state | {"ema": jax.tree.unflatten(tree, nodes)}
 
 
 def published(loop: Loop, state: Mapping[str, Any]) -> Any:
@@ -74,7 +74,7 @@ def published(loop: Loop, state: Mapping[str, Any]) -> Any:
     leaves, tree = jax.tree.flatten(state["params"])
     averages = iter(jax.tree.leaves(state["ema"]))
     mask = loop.trainable.mask(state["params"])
-    return tree.unflatten([next(averages) if mine else leaf for leaf, mine in zip(leaves, mask, strict=True)])
+    return jax.tree.unflatten(tree, [next(averages) if mine else leaf for leaf, mine in zip(leaves, mask, strict=True)])
 
 
 class _Step:
@@ -102,7 +102,7 @@ class _Step:
         found, metrics = self._differentiate(params, batch, static)
         metrics |= {"gradient_norm": optax.global_norm(found)}
         leaves, tree = jax.tree.flatten(params)
-        gradients = tree.unflatten(self._merge(found, [jnp.zeros_like(leaf) for leaf in leaves]))
+        gradients = jax.tree.unflatten(tree, self._merge(found, [jnp.zeros_like(leaf) for leaf in leaves]))
         updates, optimizer = self._loop.optimizer.update(gradients, state["optimizer"], params)
         moves = self._select(jax.tree.leaves(updates))
         trained = optax.apply_updates(self._select(leaves), moves)
@@ -111,7 +111,7 @@ class _Step:
         if spec.norms:
             metrics |= {"update_norm": optax.global_norm(moves), "parameter_norm": optax.global_norm(trained)}
         new = {
-            "params": tree.unflatten(self._merge(trained, leaves)),
+            "params": jax.tree.unflatten(tree, self._merge(trained, leaves)),
             "optimizer": optimizer,
             "sums": {key: state["sums"][key] + value for key, value in metrics.items()},
         }
@@ -124,7 +124,7 @@ class _Step:
         leaves, tree = jax.tree.flatten(params)
 
         def rebuild(trained: list[jax.Array]) -> Any:
-            return tree.unflatten(self._merge(trained, leaves))
+            return jax.tree.unflatten(tree, self._merge(trained, leaves))
 
         return self._gradients(self._select(leaves), rebuild, batch, static)
 
@@ -136,9 +136,9 @@ class _Step:
         return [next(values) if mine else other for mine, other in zip(self._mask, others, strict=True)]
 
     def _average(self, state: Any, trained: list[jax.Array]) -> Any:
-        decay = jnp.where(state["steps"] < self._spec.ema_from, 0.0, self._spec.ema_decay)
+        decay = jnp.where(state["steps"] < self._spec.ema_from, 0.0, self._spec.ema_decay or 0.0)
         averages, tree = jax.tree.flatten(state["ema"])
-        return tree.unflatten([
+        return jax.tree.unflatten(tree, [
             (decay * average + (1.0 - decay) * value).astype(value.dtype)
             for average, value in zip(averages, trained, strict=True)
         ])  # fmt: skip

@@ -30,12 +30,12 @@ _NO_DECAY = ("embedding", "*/embedding", "*codec/*", "image_vit/*")
 
 
 class AdafactorState(NamedTuple):
-    """Step counter, and per parameter: moments by row and by column or whole, and momentum.
+    """How many steps were made, and per parameter: moments by row and by column or whole, and momentum.
 
     A slot that a parameter does not use is zeros of shape (1,), (layers, 1) where layers are stacked.
     """
 
-    count: Array
+    step: Array
     v_row: Any
     v_col: Any
     v: Any
@@ -81,19 +81,24 @@ def adafactor(
 
     def update(grads: Any, state: AdafactorState, params: Any = None) -> tuple[Any, AdafactorState]:
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-        slots = zip(*(tree.flatten_up_to(slot) for slot in state[1:]), strict=True)
+        slots = zip(*(_leaves(tree, slot) for slot in state[1:]), strict=True)
         updates, kept = [], []
-        for (path, leaf), grad, old in zip(leaves, tree.flatten_up_to(grads), slots, strict=True):
-            found, new = rule(path, leaf).update(grad, _Leaf(*old), leaf, state.count, rate(state.count))
+        for (path, leaf), grad, old in zip(leaves, _leaves(tree, grads), slots, strict=True):
+            found, new = rule(path, leaf).update(grad, _Leaf(*old), leaf, state.step, rate(state.step))
             updates.append(found)
             kept.append(new)
-        return tree.unflatten(updates), _state(tree, optax.safe_increment(state.count), kept)
+        return jax.tree.unflatten(tree, updates), _state(tree, optax.safe_increment(state.step), kept)
 
     return optax.GradientTransformation(init, update)
 
 
 def _state(tree: Any, count: Array, leaves: list[_Leaf]) -> AdafactorState:
-    return AdafactorState(count, *(tree.unflatten(slot) for slot in zip(*leaves, strict=True)))
+    return AdafactorState(count, *(jax.tree.unflatten(tree, slot) for slot in zip(*leaves, strict=True)))
+
+
+def _leaves(tree: Any, other: Any) -> list[Any]:
+    """What `other` holds in the places of the tree's leaves."""
+    return tree.flatten_up_to(other)
 
 
 class _Rule:
