@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 REFEXP = "--gin_file=configs/finetune/refexp.gin"
 SHORT = (
     "--gin.TASKS={'refcoco_unc': 1.0}", "--gin.TEXT_INPUTS=20", "--gin.BATCH_SIZE=4", "--gin.STEPS=3",
-    "--gin.LOG_EVERY=1", "--gin.WARMUP_STEPS=1", "--gin.tasks.RegisterSpec.check_examples=4",
+    "--gin.LOG_EVERY=1", "--gin.WARMUP_STEPS=10", "--gin.tasks.RegisterSpec.check_examples=4",
 )  # fmt: skip
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 

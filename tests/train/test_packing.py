@@ -19,7 +19,7 @@ from uio2.tasks.mixture import open_mixture
 from uio2.tasks.packing.feed import PackedFeed
 from uio2.tasks.packing.spec import PackingSpec
 from uio2.train import train_stage
-from uio2.train.specs import OptimizerSpec, TrainSpec
+from uio2.train.specs import OptimizerSpec, StepSpec, TrainSpec
 
 PACKING = PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows=16)
 
@@ -81,3 +81,21 @@ def _loss(model, batch, **lengths):
 
     loss, metrics = run(state, batch)
     return float(loss), {key: float(value) for key, value in metrics.items()}
+
+
+@pytest.mark.slow
+def test_microbatches_of_packed_rows_make_the_same_steps(mixture_inputs, tmp_path):
+    histories = []
+    for count in (1, 2):
+        spec = TrainSpec(
+            model_overrides=SMALL, steps=3, batch_size=8, log_every=1, checkpoint_every=9,
+            packing=PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows=16, groups=2),
+            optimizer=OptimizerSpec(name="adafactor", learning_rate=1e-2, schedule="constant"),
+            step=StepSpec(microbatches=count),
+        )  # fmt: skip
+        context = tiny.context(tmp_path / str(count), **mixture_inputs)
+        train_stage.run(spec, context)
+        histories.append([json.loads(line) for line in (context.out / "history.jsonl").open()])
+    for whole, parts in zip(*histories, strict=True):
+        for key in ("loss", "text/accuracy", "gradient_norm", "packing/examples_per_row"):
+            assert parts[key] == pytest.approx(whole[key], rel=1e-4), key

@@ -51,7 +51,11 @@ def launchers(args: argparse.Namespace, store: Store) -> dict[str, Any]:
 
 
 def devices(args: argparse.Namespace, store: Store) -> int:
-    """How many devices the training will have."""
+    """Over how many devices the training will split its batches."""
+    from uio2.train.execution import Execution
+
+    if mesh := Execution.from_environment().mesh:
+        return mesh["data"] * mesh["fsdp"]
     if args.launcher == "k8s":
         settings = _settings(args, store)
         return settings.slices * settings.slice.chips

@@ -48,8 +48,13 @@ class Ended:
     tail: tuple[str, ...]
 
 
-def child_environment(tmp: Path) -> dict[str, str]:
-    """The environment of a stage: quiet libraries, fixed hash seed, temporary files inside the attempt."""
+def child_environment(tmp: Path, *, cache: Path) -> dict[str, str]:
+    """The environment of a stage: quiet libraries, fixed hash seed, temporary files inside the attempt.
+
+    Args:
+      tmp: for temporary files.
+      cache: where JAX keeps compiled programs, for the next attempt and other runs.
+    """
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "GRPC_VERBOSITY": "ERROR",
@@ -58,6 +63,7 @@ def child_environment(tmp: Path) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Huge pages for large arrays: a small CPU train step took 227 ms instead of 345, the rest being page faults.
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         **os.environ,
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
@@ -80,6 +86,7 @@ def run_processes(
     processes: Sequence[Process],
     *,
     log: Path,
+    cache: Path,
     keep: tuple[int, ...],
     on_line: Callable[[str], None],
     on_progress: Callable[[int, int, str], None],
@@ -87,8 +94,9 @@ def run_processes(
 ) -> Ended:
     """Runs the processes to their ends; progress is that of the first.
 
-    `keep` are descriptors they inherit; `on_wait` is called five times a second and may raise, which ends their groups
-    (SIGTERM, then SIGKILL) before the exception goes on. When one fails, the others have `FOLLOW_S` to notice.
+    `cache` is for compiled programs; `keep` are descriptors they inherit; `on_wait` is called five times a second and
+    may raise, which ends their groups (SIGTERM, then SIGKILL) before the exception goes on. When one fails, the others
+    have `FOLLOW_S` to notice.
     """
     reader, writer = os.pipe()
     children: list[subprocess.Popen] = []
@@ -97,7 +105,7 @@ def run_processes(
     with open(log, "a", encoding="utf-8") as log_file:
         try:
             for number, process in enumerate(processes):
-                child = _start(process, keep=keep, events=writer if number == 0 else None)
+                child = _start(process, cache=cache, keep=keep, events=writer if number == 0 else None)
                 children.append(child)
                 label = f"[{number}] " if number else ""
                 threads.append(
@@ -118,8 +126,8 @@ def run_processes(
     return Ended(next((child.returncode for child in children if child.returncode), 0), tuple(tail))
 
 
-def _start(process: Process, *, keep: tuple[int, ...], events: int | None) -> subprocess.Popen:
-    environment = {**child_environment(process.job.parent / "tmp"), **process.environment}
+def _start(process: Process, *, cache: Path, keep: tuple[int, ...], events: int | None) -> subprocess.Popen:
+    environment = {**child_environment(process.job.parent / "tmp", cache=cache), **process.environment}
     if events is not None:
         environment[EVENTS_VARIABLE] = str(events)
     return subprocess.Popen(

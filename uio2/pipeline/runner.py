@@ -135,8 +135,11 @@ class Runner:
 
         launcher = self.launchers.get(stage.type.name) or Local()
         ended = launcher.run(
-            Launch(stage.name, job.write(), log, (keep,), on_line=on_line, on_progress=progress.report, on_wait=on_wait)
-        )
+            Launch(
+                stage.name, job.write(), log, self.store.folder("cache", "jax"), (keep,), on_line=on_line,
+                on_progress=progress.report, on_wait=on_wait,
+            )
+        )  # fmt: skip
         result = Result.read(directory)
         if result is None or result.stats is None or ended.status != 0:
             raise StageError(self._failure(stage, ended, result, log))

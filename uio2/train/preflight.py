@@ -37,7 +37,7 @@ class Flight:
       start: the checkpoint (`uio2.train.starting.Start`), or None.
       tokenizer: a SentencePiece file or a folder with one; None where one is trained on the data.
       pieces: how many pieces such a one gets.
-      devices: over which batches are split; None where that is not known yet.
+      devices: over which batches are split; None where that is not known.
     """
 
     register: RegisterSpec
@@ -103,10 +103,12 @@ def _batch(flight: Flight) -> Iterator[str]:
     spec, devices = flight.train, flight.devices
     if devices is None:
         return
-    size, name = (spec.packing.groups, "PackingSpec.groups") if spec.packing.packs else (spec.batch_size, "BATCH_SIZE")
-    if size % devices:
-        near = max(1, round(size / devices)) * devices
-        yield f"{name} is {size}; expected a multiple of the {devices} devices it is split over, for example {near}"
+    size, name = (spec.packing.groups, "PACKING_GROUPS") if spec.packing.packs else (spec.batch_size, "BATCH_SIZE")
+    parts, times = devices * spec.step.microbatches, spec.step.microbatches
+    if size % parts:
+        near = max(1, round(size / parts)) * parts
+        what = f"{devices} devices" + (f" times {times} microbatches" if times > 1 else "")
+        yield f"{name} is {size}; expected a multiple of the {what} it is split over, for example {near}"
 
 
 def _scratch(flight: Flight) -> Iterator[str]:

@@ -6,9 +6,11 @@ random names, and equal parameters must give equal bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -24,9 +26,16 @@ VOLATILE = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def save_arrays(flat: dict[str, Any], path: Path) -> None:
-    """Writes {name: array} with '/' in the names as nesting; `path` must not exist."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
-        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(_nest(flat)))
+    """Writes {name: array} with '/' in the names as nesting; `path` must not exist.
+
+    Of several processes one alone calls it, with arrays on the host.
+    """
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="native"
+    ) if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()  # fmt: skip
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(nest(flat)))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -42,10 +51,15 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def save(model: UnifiedIO2, path: str | Path) -> None:
     """Writes the model; `path` is a new directory."""
+    save_flat({name: np.asarray(array) for name, array in tree.flatten(model).items()}, path, config=model.config)
+
+
+def save_flat(flat: dict[str, np.ndarray], path: str | Path, *, config: ModelConfig) -> None:
+    """Writes a model whose parameters are on the host, by our names; `path` is a new directory."""
     path = Path(path)
     path.mkdir(parents=True)
-    save_arrays({name: np.asarray(array) for name, array in tree.flatten(model).items()}, path / "params")
-    (path / CONFIG).write_text(model.config.to_json() + "\n")
+    save_arrays(flat, path / "params")
+    (path / CONFIG).write_text(config.to_json() + "\n")
 
 
 def load(
@@ -97,7 +111,8 @@ def _stored(path: Path) -> dict[str, Stored]:
     return {file.parent.name.replace(".", "/"): ZarrArray(file.parent) for file in sorted(path.glob("*/.zarray"))}
 
 
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": value} as {"a": {"b": value}}."""
     root: dict[str, Any] = {}
     for name, value in flat.items():
         *folders, leaf = name.split("/")

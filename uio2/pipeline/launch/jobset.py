@@ -158,6 +158,7 @@ def _environment(settings: JobSetSettings, *, name: str) -> list[dict[str, Any]]
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
         "TF_CPP_MIN_LOG_LEVEL": "2",
+        "JAX_COMPILATION_CACHE_DIR": f"{settings.mount}/cache/jax",
         **settings.environment,
     }
     return [{"name": "SLICE", "valueFrom": slice_index}, *({"name": k, "value": v} for k, v in values.items())]

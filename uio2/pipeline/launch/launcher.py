@@ -28,6 +28,7 @@ class Launch:
       stage: its name, for messages and names of things.
       job: the file `job.json` in the attempt's folder.
       log: file that everything printed is appended to.
+      cache: where JAX keeps compiled programs.
       keep: descriptors that child processes inherit (the lease).
       on_line, on_progress: called for what is printed and reported.
       on_wait: called several times a second; may raise, which ends the execution before the exception goes on.
@@ -36,6 +37,7 @@ class Launch:
     stage: str
     job: Path
     log: Path
+    cache: Path
     keep: tuple[int, ...]
     on_line: Callable[[str], None]
     on_progress: Callable[[int, int, str], None]
@@ -79,8 +81,8 @@ class LocalProcesses:
 
 def _run(launch: Launch, processes: list[Process]) -> Ended:
     return run_processes(
-        processes, log=launch.log, keep=launch.keep, on_line=launch.on_line, on_progress=launch.on_progress,
-        on_wait=launch.on_wait,
+        processes, log=launch.log, cache=launch.cache, keep=launch.keep, on_line=launch.on_line,
+        on_progress=launch.on_progress, on_wait=launch.on_wait,
     )  # fmt: skip
 
 
