@@ -101,6 +101,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         name = self.path.rpartition("/")[2]
+        if name not in self._alive():
+            self._answer({"message": f'jobsets "{name}" not found'}, status=404)
+            return
         self.server.jobsets[name].end()
         self._answer({})
 

@@ -30,7 +30,7 @@ def runner(folder, launcher=None) -> Runner:
 
 
 def echo(**settings) -> Stage:
-    return Stage("a b", ECHO, ToySpec(**settings))
+    return Stage("A_b.1", ECHO, ToySpec(**settings))
 
 
 def log_of(folder) -> str:
@@ -45,7 +45,7 @@ def api(tmp_path):
 
 def on_cluster(api, store, **changes) -> KubernetesJobSet:
     settings = JobSetSettings(slice=Slice.parse("v5e:2x4"), image="uio2", claim="store", mount=str(store))
-    settings = dataclasses.replace(settings, namespace="train", **changes)
+    settings = dataclasses.replace(settings, **({"namespace": "train"} | changes))
     return KubernetesJobSet(settings, Cluster(api.url, settings.namespace), poll_s=0.2)
 
 
@@ -55,8 +55,8 @@ def test_processes_of_one_machine_train_as_one_and_make_what_one_makes(tmp_path)
     assert (together.digest, together.fingerprint) == (alone.digest, alone.fingerprint)
     assert together.stats == {"seen": ["0.txt", "1.txt", "2.txt"], "process": 0}
     assert "[2] process 2 of 3" in log_of(tmp_path / "three")
-    with pytest.raises(StageError, match="ended with status 1"):
-        runner(tmp_path / "failing", LocalProcesses(2)).run(echo(fail="1", files=1), {})
+    with pytest.raises(StageError, match=r"ended with status 1(.|\n)*process-1: process 1 cannot go on"):
+        runner(tmp_path / "failing", LocalProcesses(2, follow_s=0.1)).run(echo(fail="1"), {})
 
 
 def test_a_stage_runs_in_pods_and_its_jobset_is_gone_afterwards(api, tmp_path):
@@ -72,7 +72,7 @@ def test_a_stage_runs_in_pods_and_its_jobset_is_gone_afterwards(api, tmp_path):
 
 
 def test_a_failure_in_a_pod_is_the_stage_s_message(api, tmp_path):
-    with pytest.raises(StageError, match="stage a b failed: process 0 cannot go on"):
+    with pytest.raises(StageError, match=r"stage A_b\.1 failed: process 0 cannot go on"):
         runner(tmp_path / "store", on_cluster(api, tmp_path / "store")).run(echo(fail="0"), {})
     assert all(pods.deleted for pods in api.jobsets.values())
     with pytest.raises(ClusterError, match="jobsets is forbidden"):

@@ -91,12 +91,13 @@ def run_processes(
     on_line: Callable[[str], None],
     on_progress: Callable[[int, int, str], None],
     on_wait: Callable[[], None],
+    follow_s: float = FOLLOW_S,
 ) -> Ended:
     """Runs the processes to their ends; progress is that of the first.
 
     `cache` is for compiled programs; `keep` are descriptors they inherit; `on_wait` is called five times a second and
     may raise, which ends their groups (SIGTERM, then SIGKILL) before the exception goes on. When one fails, the others
-    have `FOLLOW_S` to notice.
+    have `follow_s` to notice. The status is that of the first to fail.
     """
     reader, writer = os.pipe()
     children: list[subprocess.Popen] = []
@@ -116,14 +117,14 @@ def run_processes(
             os.close(writer)
             for thread in threads:
                 thread.start()
-            _wait(children, on_wait)
+            failed = _wait(children, on_wait, follow_s)
         finally:
             for child in children:
                 end_group(child)
             for thread in threads:
                 if thread.ident:
                     thread.join(timeout=5)
-    return Ended(next((child.returncode for child in children if child.returncode), 0), tuple(tail))
+    return Ended(failed, tuple(tail))
 
 
 def _start(process: Process, *, cache: Path, keep: tuple[int, ...], events: int | None) -> subprocess.Popen:
@@ -141,17 +142,22 @@ def _start(process: Process, *, cache: Path, keep: tuple[int, ...], events: int 
     )
 
 
-def _wait(children: Sequence[subprocess.Popen], on_wait: Callable[[], None]) -> None:
-    """Until all have ended, or one has failed and the others had time to follow."""
-    deadline: float | None = None
+def _wait(children: Sequence[subprocess.Popen], on_wait: Callable[[], None], follow_s: float) -> int:
+    """Until all have ended, or one has failed and the others had time to follow; the first bad status, or 0."""
+    deadline, failed = float("inf"), 0
     while running := [child for child in children if child.poll() is None]:
         on_wait()
-        if deadline is None and any(child.returncode for child in children):
-            deadline = time.monotonic() + FOLLOW_S
-        if deadline is not None and time.monotonic() > deadline:
-            return
+        if not failed and (failed := _first_failure(children)):
+            deadline = time.monotonic() + follow_s
+        if time.monotonic() > deadline:
+            break
         with contextlib.suppress(subprocess.TimeoutExpired):
             running[0].wait(timeout=0.2)
+    return failed or _first_failure(children)
+
+
+def _first_failure(children: Sequence[subprocess.Popen]) -> int:
+    return next((child.returncode for child in children if child.returncode), 0)
 
 
 def end_group(child: subprocess.Popen) -> None:

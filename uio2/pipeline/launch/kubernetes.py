@@ -28,7 +28,7 @@ from uio2.pipeline.launch.jobset import (
     JobSetSettings,
     render,
 )
-from uio2.pipeline.launch.launcher import Launch, process_jobs
+from uio2.pipeline.launch.launcher import Launch, process_jobs, with_errors
 from uio2.pipeline.process import TAIL_LINES, Ended
 
 TICK_S = 0.2
@@ -61,7 +61,7 @@ class KubernetesJobSet:
             self.cluster.create(manifest)
             launch.on_line(f"JobSet {name}: {self.settings.processes} pods on {self.settings.slices} slice(s) of "
                            f"{self.settings.slice.version} {self.settings.slice.topology}")  # fmt: skip
-            return self._wait(launch, name, watch)
+            return with_errors(self._wait(launch, name, watch), launch.job)
         finally:
             watch.stop()
             with contextlib.suppress(ClusterError):

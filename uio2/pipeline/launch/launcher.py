@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from uio2.pipeline.process import Ended, Process, run_processes
+from uio2.pipeline.job import Result
+from uio2.pipeline.process import FOLLOW_S, Ended, Process, run_processes
 from uio2.pipeline.stage import UsageError
 
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = "UIO2_COORDINATOR", "UIO2_NUM_PROCESSES", "UIO2_PROCESS_ID"
@@ -65,9 +66,14 @@ class LocalProcesses:
     """Several child processes that train as one, over a coordinator on this machine.
 
     For CPUs, and for trying out what a pod does: on a machine with several accelerators one process drives them all.
+
+    Attributes:
+      count: how many.
+      follow_s: how long the others have to end by themselves when one fails.
     """
 
     count: int
+    follow_s: float = FOLLOW_S
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -76,13 +82,24 @@ class LocalProcesses:
     def run(self, launch: Launch) -> Ended:
         common = {COORDINATOR: f"127.0.0.1:{free_port()}", NUM_PROCESSES: str(self.count)}
         jobs = process_jobs(launch.job, self.count)
-        return _run(launch, [Process(job, {**common, PROCESS_ID: str(n)}) for n, job in enumerate(jobs)])
+        processes = [Process(job, {**common, PROCESS_ID: str(n)}) for n, job in enumerate(jobs)]
+        return with_errors(_run(launch, processes, follow_s=self.follow_s), launch.job)
 
 
-def _run(launch: Launch, processes: list[Process]) -> Ended:
+def with_errors(ended: Ended, job: Path) -> Ended:
+    """What ended badly, with what processes other than the first said of it."""
+    found = []
+    for folder in sorted(job.parent.glob("process-*")) if ended.status else ():
+        result = Result.read(folder)
+        if result is not None and result.error:
+            found.append(f"{folder.name}: {result.error}")
+    return dataclasses.replace(ended, tail=(*ended.tail, *found))
+
+
+def _run(launch: Launch, processes: list[Process], *, follow_s: float = FOLLOW_S) -> Ended:
     return run_processes(
         processes, log=launch.log, cache=launch.cache, keep=launch.keep, on_line=launch.on_line,
-        on_progress=launch.on_progress, on_wait=launch.on_wait,
+        on_progress=launch.on_progress, on_wait=launch.on_wait, follow_s=follow_s,
     )  # fmt: skip
 
 
