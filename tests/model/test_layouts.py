@@ -43,9 +43,8 @@ def test_a_config_of_another_size_is_refused_by_shapes_alone(folders, layout):
     found = layouts.find(folders / layout)
     found.check(SMALL)
     found.check(PART)
-    with pytest.raises(CheckpointError, match="do not fit the model config") as error:
-        found.check(dataclasses.replace(SMALL, mlp_dim=44, num_decoder_layers=4))
-    assert {"missing", "misshapen"} <= {line.split()[0] for line in str(error.value).splitlines()[1:]}
+    with pytest.raises(CheckpointError, match="do not fit the model config:\n  misshapen"):
+        found.check(dataclasses.replace(SMALL, mlp_dim=44))
 
 
 def test_the_folder_of_a_run_stands_for_its_only_checkpoint(folders, tmp_path):

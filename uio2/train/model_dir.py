@@ -19,6 +19,7 @@ from pathlib import Path
 from uio2.pipeline.artifact import RECORD, Artifact
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.operative import OPERATIVE
+from uio2.pipeline.store import read_record
 from uio2.train.starting import TOKENIZER
 
 SHOWN_DIFFERENCES = 6
@@ -63,7 +64,8 @@ def deliver(artifact: Artifact, folder: Path, *, tokenizer: Path) -> Path:
       The folder of the checkpoint.
     """
     target = folder / f"checkpoint_{artifact.stats['steps']}"
-    if target.is_dir() and (folder / RECORD).is_file():
+    record = read_record(folder)
+    if target.is_dir() and record and record["digest"] == artifact.digest:
         return target
     shutil.rmtree(target, ignore_errors=True)  # of a delivery that a kill cut short
     temporary = folder / f".{target.name}.tmp-{os.getpid()}"

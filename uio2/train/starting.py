@@ -21,7 +21,7 @@ class Start:
     Attributes:
       source: what a stage takes as its input: the folder of an artifact, or of the checkpoint itself.
       checkpoint: folder and layout.
-      tokenizer: the tokenizer it was trained with; None where that is not known.
+      tokenizer: the tokenizer it was trained with, a file or the folder of an artifact; None where that is not known.
     """
 
     source: Path
@@ -66,8 +66,7 @@ def _in_store(record: Record, folder: Path, *, store: Store) -> Start:
     tokenizer = None
     if "tokenizer" in record["inputs"]:
         given = record["inputs"]["tokenizer"]
-        place = Path(given["path"]) if "path" in given else _input(record, "tokenizer", store=store)[1]
-        tokenizer = place / TOKENIZER if place.is_dir() else place
+        tokenizer = Path(given["path"]) if "path" in given else _input(record, "tokenizer", store=store)[1]
     return Start(folder, layouts.find(folder), tokenizer)
 
 
