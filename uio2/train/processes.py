@@ -31,7 +31,7 @@ from uio2.train.execution import AUTO, Execution
 
 LOST = 75  # the exit status for "try again" (EX_TEMPFAIL)
 BEAT_S = 2.0
-SILENT_S = 40.0
+SILENT_S = 30.0
 ANSWER_S = 600  # a process may be compiling, or reading the lengths of a window
 _FAILED, _BEATS = "uio2/failed", "uio2/beat/"
 

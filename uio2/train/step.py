@@ -98,26 +98,58 @@ class _Step:
 
     def update(self, state: Any, batch: Any, static: Hashable) -> Any:
         """The state after a step."""
-        params, spec = state["params"], self._spec
-        found, metrics = self._differentiate(params, batch, static)
+        found, metrics = self._differentiate(state["params"], batch, static)
         metrics |= {"gradient_norm": optax.global_norm(found)}
+        held = {key: value for key, value in state.items() if key not in COUNTERS}
+        if not self._spec.skip_nonfinite:
+            return self._move(held, state["steps"], found, metrics) | self._count(state, jnp.int32(0))
+        fine = jnp.isfinite(metrics["gradient_norm"]) & jnp.isfinite(metrics["loss"])
+        metrics |= {"skipped": jnp.float32(0.0)}
+        # A branch, not a choice between two results: the update is what it is without it, bit for bit, and in place.
+        new = jax.lax.cond(
+            fine, lambda: self._move(held, state["steps"], found, metrics), lambda: self._hold(held, found)
+        )
+        return new | self._count(state, 1 - fine.astype(jnp.int32))
+
+    def _move(
+        self, held: Any, steps: jax.Array, found: list[jax.Array], metrics: dict[str, jax.Array]
+    ) -> dict[str, Any]:
+        """What is held from step to step, after the optimizer's update."""
+        params, spec = held["params"], self._spec
         leaves, tree = jax.tree.flatten(params)
-        gradients = jax.tree.unflatten(tree, self._merge(found, [jnp.zeros_like(leaf) for leaf in leaves]))
-        updates, optimizer = self._loop.optimizer.update(gradients, state["optimizer"], params)
+        updates, optimizer = self._loop.optimizer.update(self._full(found, params), held["optimizer"], params)
         moves = self._select(jax.tree.leaves(updates))
         trained = optax.apply_updates(self._select(leaves), moves)
-        if spec.skip_nonfinite:
-            metrics |= {"skipped": jnp.float32(0.0)}
         if spec.norms:
-            metrics |= {"update_norm": optax.global_norm(moves), "parameter_norm": optax.global_norm(trained)}
+            metrics = metrics | {
+                "update_norm": optax.global_norm(moves), "parameter_norm": optax.global_norm(trained)
+            }  # fmt: skip
         new = {
             "params": jax.tree.unflatten(tree, self._merge(trained, leaves)),
             "optimizer": optimizer,
-            "sums": {key: state["sums"][key] + value for key, value in metrics.items()},
+            "sums": {key: held["sums"][key] + value for key, value in metrics.items()},
         }
-        if spec.ema_decay is not None:
-            new["ema"] = self._average(state, trained)
-        return self._skip(state, new, metrics)
+        return new if spec.ema_decay is None else new | {"ema": self._average(held, steps, trained)}
+
+    def _hold(self, held: Any, found: list[jax.Array]) -> dict[str, Any]:
+        """The same without an update: only counters go on, the optimizer's too."""
+        _, ticked = self._loop.optimizer.update(self._full(found, held["params"]), held["optimizer"], held["params"])
+        optimizer = jax.tree.map(
+            lambda fresh, old: fresh if jnp.issubdtype(fresh.dtype, jnp.integer) else old, ticked, held["optimizer"]
+        )
+        return held | {"optimizer": optimizer, "sums": held["sums"] | {"skipped": held["sums"]["skipped"] + 1}}
+
+    def _count(self, state: Any, missed: jax.Array) -> dict[str, jax.Array]:
+        return {
+            "steps": state["steps"] + 1,
+            "skipped": state["skipped"] + missed,
+            "skipped_in_a_row": (state["skipped_in_a_row"] + 1) * missed,
+        }
+
+    def _full(self, found: list[jax.Array], params: Any) -> Any:
+        """Gradients as a tree like the parameters, zeros for what is frozen."""
+        leaves, tree = jax.tree.flatten(params)
+        return jax.tree.unflatten(tree, self._merge(found, [jnp.zeros_like(leaf) for leaf in leaves]))
 
     def _differentiate(self, params: Any, batch: Any, static: Hashable) -> tuple[list[jax.Array], dict[str, jax.Array]]:
         """Gradients of the trained leaves alone: those of frozen ones are never computed."""
@@ -135,28 +167,10 @@ class _Step:
         values = iter(trained)
         return [next(values) if mine else other for mine, other in zip(self._mask, others, strict=True)]
 
-    def _average(self, state: Any, trained: list[jax.Array]) -> Any:
-        decay = jnp.where(state["steps"] < self._spec.ema_from, 0.0, self._spec.ema_decay or 0.0)
-        averages, tree = jax.tree.flatten(state["ema"])
+    def _average(self, held: Any, steps: jax.Array, trained: list[jax.Array]) -> Any:
+        decay = jnp.where(steps < self._spec.ema_from, 0.0, self._spec.ema_decay or 0.0)
+        averages, tree = jax.tree.flatten(held["ema"])
         return jax.tree.unflatten(tree, [
             (decay * average + (1.0 - decay) * value).astype(value.dtype)
             for average, value in zip(averages, trained, strict=True)
         ])  # fmt: skip
-
-    def _skip(self, state: Any, new: dict[str, Any], metrics: Mapping[str, jax.Array]) -> dict[str, Any]:
-        """`new`, or all but the counters as it was."""
-        if not self._spec.skip_nonfinite:
-            return {**state, **new, "steps": state["steps"] + 1}
-        fine = jnp.isfinite(metrics["gradient_norm"]) & jnp.isfinite(metrics["loss"])
-        missed = 1 - fine.astype(jnp.int32)
-
-        def keep(fresh: jax.Array, before: jax.Array) -> jax.Array:
-            return fresh if jnp.issubdtype(fresh.dtype, jnp.integer) else jnp.where(fine, fresh, before)
-
-        kept = jax.tree.map(keep, new, {key: state[key] for key in new})
-        kept["sums"]["skipped"] += missed
-        return kept | {
-            "steps": state["steps"] + 1,
-            "skipped": state["skipped"] + missed,
-            "skipped_in_a_row": (state["skipped_in_a_row"] + 1) * missed,
-        }

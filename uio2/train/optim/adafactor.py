@@ -8,7 +8,8 @@ from `optax.adafactor`, and so is put together here (spec: MODEL.md section 9):
   learning rate;
 - an entry whose update would be NaN keeps its value and its moments.
 
-Against `shared/golden/adafactor.npz` (ten tensors, five settings, five steps) parameters agree to 3e-7.
+Over five steps of ten tensors under five settings, parameters differ from the original's by at most 1.4e-7 of their
+norm, and the way they have gone by 1e-6 of its length.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Learning rate by step: a planned rise, hold and fall, or a product of factors as the original writes it.
 
 A plan ends at the last step. A product (`constant * linear_warmup * rsqrt_decay`) knows no end; it is computed in
-float32 from left to right and never below 1e-8, so that its values are those of the original bit for bit.
+float32 from left to right and never below 1e-8, so that its values are those of the original bit for bit (inside a
+compiled step XLA may round the last one otherwise).
 """
 
 from __future__ import annotations
