@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+import yaml
 
 from flows.finetune import is_recipe, recipe_files, settings
 from uio2.cli.main import main
@@ -186,3 +187,22 @@ def test_a_folder_that_another_recipe_has_is_refused_with_what_differs(store, tm
     other = dataclasses.replace(found, train=dataclasses.replace(found.train, steps=9))
     assert "TrainSpec.steps = 8000; +train.TrainSpec.steps = 9" in objection(folder, other.text())
     assert "holds files of something else" in objection(tmp_path, found.text())
+
+
+def test_a_dry_run_for_a_cluster_checks_everything_and_prints_the_manifest(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("UIO2_HOME", str(tmp_path / "store"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset_info.json").write_text("{}")
+    flags = ["train", f"--gin_file={REFEXP}", f"--gin.INITIAL_CHECKPOINT='{trained / 'model'}'", "--dry_run",
+             "--gin.TASKS={'refcoco_unc': 1}", "--gin.TEXT_INPUTS=20", "--dataset", f"refcoco={tmp_path / 'data'}",
+             "--launcher", "k8s", "--image", "registry/uio2", "--topology", "v5e:4x8", "--slices", "2"]  # fmt: skip
+    assert main(flags) == 2
+    assert "--launcher k8s needs --claim" in capsys.readouterr().err
+    assert main([*flags, "--claim", "store", "--gin.BATCH_SIZE=48"]) == 2
+    assert "BATCH_SIZE is 48; expected a multiple of the 64 devices" in capsys.readouterr().err
+    assert main([*flags, "--claim", "store"]) == 0
+    said = capsys.readouterr()
+    manifest = yaml.safe_load(said.out)
+    assert manifest["spec"]["replicatedJobs"][0]["replicas"] == 2
+    assert "train.TrainSpec.batch_size = 128" in said.err
+    assert not (tmp_path / "store" / "artifacts" / "finetune").exists()
