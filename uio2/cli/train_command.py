@@ -34,7 +34,8 @@ def add(commands: Any) -> None:
             uio2 train --gin_file=configs/models/large.gin --gin_file=configs/finetune/refexp.gin \\
                 --gin.INITIAL_CHECKPOINT="'checkpoint_3000000'" --gin.TOKENIZER="'tokenizer.model'" \\
                 --gin.MODEL_DIR="'out'" --gin.BATCH_SIZE=8
-            uio2 train --gin_file=configs/finetune/vqa.gin --gin.INITIAL_CHECKPOINT="'digits@1'" --dry_run
+            uio2 train --gin_file=configs/finetune/vqa.gin --gin.INITIAL_CHECKPOINT="'digits@1'" \\
+                --gin.TEXT_INPUTS=40 --gin.STEPS=200 --dry_run
             uio2 train --gin_file=configs/models/tiny.gin --gin_file=configs/pretrain/text_denoising.gin \\
                 --dataset alpaca=DIR
             uio2 train
