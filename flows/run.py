@@ -2,21 +2,18 @@
 
 Prefect orders the stages and keeps the run for its page; what is cached, leased and published is decided by the store.
 With `uio2 up` the flow reports to that server; otherwise to a private one (about 10 s to start) that lives as long as
-this process and writes to the same database, so the run is on the page later. Only names cross into Prefect.
+this process and writes to the same database, so the run is on the page later.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from uio2.pipeline import services
 from uio2.pipeline.execution import Execution
-from uio2.pipeline.stage import Stage, StageError
-from uio2.pipeline.stopping import stoppable
 from uio2.pipeline.store import Store
 
 
@@ -70,28 +67,11 @@ def _drain() -> None:
 
 def _flow_of(execution: Execution, *, parallel: int) -> Any:
     """The flow object; Prefect is imported here, after its settings are in the environment."""
-    from prefect import flow, get_run_logger, task
-    from prefect.cache_policies import NO_CACHE
+    from prefect import flow
     from prefect.task_runners import ThreadPoolTaskRunner
 
-    by_name = {stage.name: stage for stage in execution.stages}
-    stopped = threading.Event()
-    console = execution.runner.console
+    from flows.stages import run_stages
 
-    def run_stage(name: str) -> dict[str, str]:
-        if stopped.is_set():
-            raise StageError(f"stage {name} was not started: another stage failed")
-        console.listen(name, get_run_logger().info)
-        try:
-            artifact = execution.run_stage(by_name[name]).artifact
-        except BaseException:
-            stopped.set()
-            raise
-        finally:
-            console.listen(name, None)
-        return {"name": artifact.name, "version": artifact.version, "digest": artifact.digest, "uri": artifact.uri}
-
-    stage_task: Any = task(cache_policy=NO_CACHE, persist_result=False)(run_stage)
     task_runner: Any = ThreadPoolTaskRunner(max_workers=parallel)
 
     @flow(
@@ -101,14 +81,6 @@ def _flow_of(execution: Execution, *, parallel: int) -> Any:
         validate_parameters=False,
     )
     def pipeline() -> None:
-        futures: dict[str, Any] = {}
-        with stoppable(execution.runner):  # inside the flow: Prefect puts its own signal handler around it
-            for stage in execution.stages:
-                needed = [futures[value.name] for value in stage.inputs.values() if isinstance(value, Stage)]
-                futures[stage.name] = stage_task.with_options(name=stage.name).submit(stage.name, wait_for=needed)
-            for future in futures.values():
-                future.wait()
-        for future in futures.values():  # in pipeline order, so the cause comes before what it stopped
-            future.result()
+        run_stages(execution)
 
     return pipeline

@@ -155,27 +155,3 @@ def test_prefect_flow_runs_in_order_and_leaves_its_account(uio2, tmp_path):
     assert failed.returncode == 1
     assert "stage b failed: key 'a' is 3" in failed.stderr
     assert "Traceback" not in failed.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_up_serves_both_pages_and_down_stops_them(uio2):
-    import urllib.request
-
-    import psutil
-
-    up = uio2("up", "--json", UIO2_MLFLOW="")
-    assert up.returncode == 0, up.stderr
-    found = json.loads(up.stdout)
-    try:
-        for service in found.values():
-            assert service["url"].startswith("http://127.0.0.1:")
-            assert urllib.request.urlopen(service["url"], timeout=20).status == 200
-        again = json.loads(uio2("up", "--json", UIO2_MLFLOW="").stdout)
-        assert {key: value["pid"] for key, value in again.items()} == {key: v["pid"] for key, v in found.items()}
-    finally:
-        down = uio2("down")
-    assert down.returncode == 0
-    assert "stopped mlflow" in down.stdout
-    assert "stopped prefect" in down.stdout
-    assert not any(psutil.pid_exists(service["pid"]) for service in found.values())

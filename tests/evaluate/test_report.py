@@ -32,7 +32,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "wbr"):
+        if tag not in ("meta", "wbr", "br"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):

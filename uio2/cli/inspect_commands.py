@@ -1,4 +1,4 @@
-"""`show`, `plan`, `lineage`: what there is, what would run, where it comes from. They run nothing."""
+"""`show`, `plan`, `lineage`, `gc`: what there is, what would run, where it comes from, what may go."""
 
 from __future__ import annotations
 
@@ -41,6 +41,21 @@ def add(commands: Any) -> None:
         handler=run_lineage,
     )
     lineage.add_argument("reference", metavar="NAME[@VERSION]", help="a model, or an artifact PIPELINE/STAGE")
+    gc = add_command(
+        commands,
+        "gc",
+        about="list, and with --delete remove, what nothing refers to",
+        details="""
+            Referred to are registered models, the last run of each pipeline and the newest artifact of each name, with
+            all they were made from.""",
+        examples="uio2 gc\nuio2 gc --keep 3 --older_than 30\nuio2 gc --delete",
+        handler=run_gc,
+    )
+    gc.add_argument("--delete", action="store_true", help="remove it (without: only list it)")
+    gc.add_argument(
+        "--keep", type=int, default=1, metavar="N", help="newest artifacts of each name to keep (default: 1)"
+    )
+    gc.add_argument("--older_than", type=float, default=0.0, metavar="DAYS", help="leave younger ones alone")
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -101,3 +116,28 @@ def run_lineage(args: argparse.Namespace) -> int:
     elif wrong:
         print(f"{len(wrong)} of {len(nodes)} do not hold what was recorded")
     return 1 if wrong else 0
+
+
+def run_gc(args: argparse.Namespace) -> int:
+    """`uio2 gc`."""
+    from uio2.pipeline.garbage import find_garbage, remove
+    from uio2.pipeline.stage import UsageError
+
+    if args.keep < 0:
+        raise UsageError(f"--keep {args.keep}: expected 0 or more")
+    store = store_of(args)
+    found = find_garbage(store, keep=args.keep, older_than_s=args.older_than * 86400)
+    gone = remove(store, found) if args.delete else []
+    if args.json:
+        print_json({"found": [dataclasses.asdict(item) for item in found], "removed": [item.path for item in gone]})
+        return 0
+    for item in found:
+        days = item.age_s / 86400
+        print(f"{item.bytes / 1e6:10.1f} MB  {days:6.1f} days  {item.name}@{item.fingerprint[:12]}")
+    total = sum(item.bytes for item in found) / 1e6
+    if args.delete:
+        held = len(found) - len(gone)
+        print(f"removed {len(gone)} ({total:.1f} MB)" + (f"; {held} are in use" if held else ""))
+    else:
+        print(f"{len(found)} unreferenced, {total:.1f} MB" + ("; remove them with --delete" if found else ""))
+    return 0

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from uio2.cli import (
     build_command,
+    compare_command,
     doctor,
     export_command,
     inspect_commands,
@@ -36,6 +37,7 @@ examples:
   uio2 train --gin_file=configs/models/large.gin --gin_file=configs/finetune/refexp.gin
   uio2 score --pipeline digits                 one stage, with all it needs
   uio2 lineage digits@1                        from a model back to raw files
+  uio2 compare digits@1 digits@2               which is better, in what, and why
   uio2 build alpaca --source alpaca.json       one dataset
   uio2 tasks                                   the tasks, and the data each needs
   uio2 visualize refcoco_unc page.html         what the model receives of a task
@@ -58,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     export_command.add(commands)
     build_command.add(commands)
     inspect_commands.add(commands)
+    compare_command.add(commands)
     service_commands.add(commands)
     task_commands.add(commands)
     visualize_command.add(commands)

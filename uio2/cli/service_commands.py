@@ -1,4 +1,4 @@
-"""`up` and `down`: the MLflow and Prefect pages on this machine."""
+"""`up` and `down`: the MLflow and Prefect pages, the worker and the deployments on this machine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ def add(commands: Any) -> None:
     add_command(
         commands,
         "up",
-        about="start the MLflow and Prefect pages on localhost and print their addresses",
-        details="Their state is in the store; both stay until `uio2 down`. Asked again, it prints the running ones.",
+        about="start the MLflow and Prefect pages and a worker on localhost, and register the deployments",
+        details="""
+            Their state is in the store; all stay until `uio2 down`. Asked again, it prints the running ones. The
+            deployments are those of prefect.yaml: `prefect deployment run build-coco -p images=... `.""",
         examples="uio2 up\nuio2 up --json",
         handler=run_up,
     )
     add_command(
         commands,
         "down",
-        about="stop the pages that `uio2 up` started",
+        about="stop the pages and the worker that `uio2 up` started",
         examples="uio2 down",
         handler=run_down,
     )
@@ -32,24 +34,32 @@ def add(commands: Any) -> None:
 
 def run_up(args: argparse.Namespace) -> int:
     """`uio2 up`."""
+    from flows.register import deploy
     from uio2.pipeline import services
 
     store = store_of(args).prepare()
     started = time.monotonic()
-    found = [services.start(store, name) for name in services.NAMES]
-    print(f"starting {' and '.join(services.NAMES)} ...", file=sys.stderr, flush=True)
+    before = {name for name in services.NAMES if services.running(store, name)}
+    found = [services.start(store, name) for name in services.PAGES]
+    print(f"starting {', '.join(services.PAGES)} and worker ...", file=sys.stderr, flush=True)
     try:
         for service in found:
             services.wait_ready(service)
+        names = deploy(store)
+        found.append(services.start(store, "worker"))
+        services.wait_ready(found[-1])
     except BaseException:
-        for service in found:
-            services.stop(store, service.name)
+        for name in services.NAMES:
+            if name not in before:
+                services.stop(store, name)
         raise
     if args.json:
-        print_json({service.name: {**dataclasses.asdict(service), "url": service.url} for service in found})
+        pages = {service.name: {**dataclasses.asdict(service), "url": service.url} for service in found}
+        print_json({**pages, "deployments": names})
         return 0
     for service in found:
         print(f"{service.name:<8} {service.url}")
+    print(f"deployments: {', '.join(names)}")
     print(f"ready in {time.monotonic() - started:.0f} s; stop with: uio2 down")
     return 0
 

@@ -46,7 +46,8 @@ def run(spec: ReportSpec, context: StageContext) -> Mapping[str, Any]:
     context.progress(len(sections), len(sections) + 2, "pictures")
     pictures = load_pictures(inputs, wanted=wanted, max_side=spec.max_image_side)
     curves = charts.read_history(inputs["train"].path / HISTORY) if "train" in inputs else {}
-    page = _render(
+    page = render(
+        TEMPLATE,
         title=spec.title or inputs["score"].name.partition("/")[0] or "Evaluation",
         checkpoint=metrics["checkpoint"],
         confidence=f"{metrics['confidence']:.0%}",
@@ -113,7 +114,8 @@ def _read_lines(path: Path) -> dict[str, dict[int, Any]]:
     return out
 
 
-def _render(**values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A page from one of the templates here."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -124,4 +126,4 @@ def _render(**values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(TEMPLATE).render(**values)
+    return environment.get_template(template).render(**values)

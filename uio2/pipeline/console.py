@@ -26,6 +26,7 @@ class Console:
         self._lock = threading.Lock()
         self._colours: dict[str, int] = {}
         self._listeners: dict[str, Callable[[str], None]] = {}
+        self._watchers: dict[str, Callable[[int, int, str], None]] = {}
 
     def listen(self, prefix: str, listener: Callable[[str], None] | None) -> None:
         """Passes the lines of one prefix on, to a log page for example; None ends it."""
@@ -33,6 +34,19 @@ class Console:
             self._listeners.pop(prefix, None)
         else:
             self._listeners[prefix] = listener
+
+    def watch(self, prefix: str, watcher: Callable[[int, int, str], None] | None) -> None:
+        """Passes progress `(done, total, text)` of one prefix on, at most once in five seconds; None ends it."""
+        if watcher is None:
+            self._watchers.pop(prefix, None)
+        else:
+            self._watchers[prefix] = watcher
+
+    def progress(self, prefix: str, done: int, total: int, text: str) -> None:
+        """Tells whoever watches the prefix."""
+        watcher = self._watchers.get(prefix)
+        if watcher:
+            watcher(done, total, text)
 
     def line(self, prefix: str, text: str) -> None:
         """Prints `prefix | text`."""
@@ -61,10 +75,13 @@ class Progress:
         self._started = self._printed = time.monotonic()
         self._text = ""
         self._first = (0, self._started)
+        self._latest: tuple[int, int, str] | None = None
+        self._passed = self._started
 
     def report(self, done: int, total: int, text: str) -> None:
         """Notes a report and prints it if one is due."""
         now = time.monotonic()
+        self._latest = (done, total, text)
         if text != self._text or done < self._first[0]:
             self._text = text
             self._first = (done, now)
@@ -73,8 +90,14 @@ class Progress:
             self._console.line(self._prefix, progress_text(done, total, text, first=self._first, now=now))
 
     def heartbeat(self) -> None:
-        """Prints how long the stage has run, if nothing was printed for a while."""
+        """Prints how long the stage has run, if nothing was printed for a while, and passes progress on.
+
+        The runner's own thread calls this, so a watcher may use what belongs to that thread.
+        """
         now = time.monotonic()
+        if self._latest and now - self._passed >= EVERY_S:
+            self._passed = now
+            self._console.progress(self._prefix, *self._latest)
         if now - self._printed >= SILENT_S:
             self._printed = now
             self._console.line(self._prefix, f"running for {duration(now - self._started)}")

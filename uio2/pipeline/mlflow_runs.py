@@ -38,6 +38,7 @@ class MlflowRuns:
         self._store = store
         self._marks = store.folder("cache", "mlflow")
         self._runs: dict[str, str] = {}  # attempt id -> run id
+        self._places: dict[str, tuple[str, str]] = {}  # attempt id -> experiment id, run id
         self._offsets: dict[str, int] = {}  # attempt id -> bytes of its metric file passed on
         self._experiments: dict[str, str] = {}
         with locked(store, "mlflow-tables"):  # two processes making the tables at once would collide
@@ -79,7 +80,12 @@ class MlflowRuns:
         stats = _numbers(record["stats"]) | {"seconds": record["seconds"], "peak_rss_mb": record["peak_rss_mb"]}
         self._log(run, [Metric(f"stats/{key}", value, end, 0) for key, value in stats.items()])
         self._client.set_terminated(run, "FINISHED", end_time=end)
-        (self._marks / record["fingerprint"][:16]).touch()
+        ids = self.known(attempt)
+        (self._marks / record["fingerprint"][:16]).write_text(" ".join(ids) if ids else "")
+
+    def known(self, attempt: str) -> tuple[str, str] | None:
+        """Ids of the experiment and the run of an attempt this process has written."""
+        return self._places.get(attempt)
 
     def reconcile(self) -> None:
         """Makes what is missing in MLflow from the records: finished runs and model versions."""
@@ -134,11 +140,13 @@ class MlflowRuns:
         found = self._client.search_runs([experiment], f"tags.`uio2.attempt` = '{attempt}'", max_results=1)
         if found:
             self._runs[attempt] = found[0].info.run_id
+            self._places[attempt] = (experiment, self._runs[attempt])
             return self._runs[attempt]
         created = self._client.create_run(
             experiment, start_time=int(started * 1000), tags=dict(tags), run_name=f"{stage} {attempt[:8]}"
         )
         self._runs[attempt] = created.info.run_id
+        self._places[attempt] = (experiment, self._runs[attempt])
         spec = {key: str(value)[:PARAM_CHARS] for key, value in flatten(recipe["spec"]).items() if key}
         params = [Param(key, value) for key, value in spec.items()]
         for start in range(0, len(params), 100):

@@ -1,4 +1,4 @@
-"""Local pages: the MLflow and Prefect servers, on 127.0.0.1, with their state in the store.
+"""Local services: the MLflow and Prefect pages and the worker of deployments, on 127.0.0.1, state in the store.
 
 A started service is noted in `services/<name>.json` with its process id and the time that process began, so that
 stopping never hits a stranger that got the same id later.
@@ -24,9 +24,11 @@ from uio2.pipeline.store import Store, write_json
 from uio2.pipeline.tracking import tracking_uri
 
 HOST = "127.0.0.1"
-PORTS = {"mlflow": 5000, "prefect": 4200}  # tried first; any free one otherwise
-HEALTH = {"mlflow": "/health", "prefect": "/api/health"}
-NAMES = tuple(PORTS)
+PORTS = {"mlflow": 5000, "prefect": 4200, "worker": 4201}  # tried first; any free one otherwise
+HEALTH = {"mlflow": "/health", "prefect": "/api/health", "worker": "/health"}
+PAGES = ("mlflow", "prefect")
+NAMES = ("worker", *PAGES)  # in the order in which they are stopped
+POOL = "uio2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Service:
     """A running server.
 
     Attributes:
-      name: "mlflow" or "prefect".
+      name: "mlflow", "prefect" or "worker".
       pid, began: process id and its start time (seconds since the epoch, as psutil gives it).
       port: on 127.0.0.1.
       log: what it prints.
@@ -77,11 +79,15 @@ def prefect_settings(store: Store, *, api_url: str = "") -> dict[str, str]:
 
 def running(store: Store, name: str) -> Service | None:
     """The noted service if its process is alive."""
+    service = _noted(store, name)
+    return service if service and service.alive() else None
+
+
+def _noted(store: Store, name: str) -> Service | None:
     try:
-        service = Service(**json.loads((store.root / "services" / f"{name}.json").read_text()))
+        return Service(**json.loads((store.root / "services" / f"{name}.json").read_text()))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return service if service.alive() else None
 
 
 def start(store: Store, name: str) -> Service:
@@ -89,7 +95,10 @@ def start(store: Store, name: str) -> Service:
     found = running(store, name)
     if found:
         return found
-    service, _ = _launch(store, name, command=_command(store, name, port := free_port(PORTS[name])), port=port)
+    # Where it was when it died, so that those who talk to it find it again.
+    noted = _noted(store, name)
+    port = free_port(noted.port if noted else PORTS[name])
+    service, _ = _launch(store, name, command=_command(store, name, port), port=port)
     write_json(store.folder("services") / f"{name}.json", dataclasses.asdict(service))
     return service
 
@@ -167,6 +176,9 @@ def _command(store: Store, name: str, port: int) -> list[str]:
     if name == "prefect":
         app = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error"]
         return [sys.executable, "-m", "uvicorn", *app, "--host", HOST, "--port", str(port)]
+    if name == "worker":
+        pool = ["--pool", POOL, "--type", "process", "--name", f"{POOL}-here"]
+        return [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", *pool, "--with-healthcheck"]
     uri = tracking_uri(store)
     if not uri:
         raise StageError("UIO2_MLFLOW=off: tracking is turned off, so there is no MLflow page; unset it")
@@ -192,9 +204,25 @@ def _launch(
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")])),
     }
     environment.pop("PREFECT_API_URL", None)
+    if name == "worker":
+        environment |= _worker_settings(store, port)
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
         )
     began = psutil.Process(process.pid).create_time()
     return Service(name=name, pid=process.pid, began=began, port=port, log=str(log)), process
+
+
+def _worker_settings(store: Store, port: int) -> dict[str, str]:
+    server = running(store, "prefect")
+    if server is None:
+        raise StageError("the worker needs the Prefect server of `uio2 up`, which is not running")
+    return {
+        "PREFECT_API_URL": f"{server.url}/api",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "UIO2_HOME": str(store.root),  # runs find the store wherever they start
+    }

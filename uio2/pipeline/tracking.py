@@ -2,8 +2,8 @@
 
 The records in the store are the truth. A `Tracker` only mirrors them: it works in a thread of its own (importing
 MLflow costs 4 s, making its tables 3 to 20 s, both while a stage runs), and when MLflow fails it says so once and the
-pipeline goes on; `reconcile` makes the missing runs the next time. Each artifact that has its run gets an empty file
-`cache/mlflow/<fp16>`, so asking "is everything mirrored?" imports nothing.
+pipeline goes on; `reconcile` makes the missing runs the next time. Each artifact that has its run gets a file
+`cache/mlflow/<fp16>` with the ids of experiment and run, so asking "is everything mirrored?" imports nothing.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class Tracker:
     def end(self, attempt: Attempt, status: str, *, error: str = "") -> None:
         """It has ended: FINISHED (the record is published), FAILED or KILLED."""
 
+    def run_of(self, fingerprint: str, *, attempt: str) -> tuple[str, str] | None:
+        """Experiment and run of a published artifact, if they are known yet."""
+        return None
+
     def close(self) -> None:
         """Waits until everything is written."""
 
@@ -88,6 +92,7 @@ class MlflowTracker(Tracker):
         self._pipeline = pipeline
         self._console = console
         self._events: queue.Queue[tuple | None] = queue.Queue()
+        self._runs: Any = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -96,6 +101,13 @@ class MlflowTracker(Tracker):
 
     def end(self, attempt: Attempt, status: str, *, error: str = "") -> None:
         self._events.put(("end", attempt, status, error))
+
+    def run_of(self, fingerprint: str, *, attempt: str) -> tuple[str, str] | None:
+        if self._runs and (known := self._runs.known(attempt)):
+            return known
+        mark = self._store.root / "cache" / "mlflow" / fingerprint[:16]
+        words = mark.read_text().split() if mark.exists() else []
+        return (words[0], words[1]) if len(words) == 2 else None
 
     def close(self) -> None:
         self._events.put(None)
@@ -108,7 +120,7 @@ class MlflowTracker(Tracker):
         try:
             from uio2.pipeline.mlflow_runs import MlflowRuns
 
-            runs = MlflowRuns(self._store, uri=self._uri)
+            runs = self._runs = MlflowRuns(self._store, uri=self._uri)
             runs.close_dead()
             self._serve(runs)
             runs.close_dead()  # again: at the start, the stage run anew held the lease of its dead predecessor

@@ -1,0 +1,210 @@
+"""The flows that `prefect.yaml` deploys: typed parameters in, artifacts of the store out.
+
+Each is the same pipeline as the command of its name (`uio2 build ...`, `uio2 run digits`), so what one has made the
+other reuses. The store is `UIO2_HOME` of the work pool; where Beam runs is `UIO2_BEAM_OPTIONS`, or a flow's
+`beam_options`; neither is part of a recipe.
+
+Run: prefect deployment run build-coco -p images=train2017 -p annotations=annotations
+"""
+
+# No postponed annotations: Prefect loads this file by its path, outside sys.modules, where they cannot be resolved.
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows import build, pipelines
+from flows.stages import run_stages
+from uio2.pipeline.console import Console
+from uio2.pipeline.execution import Execution
+from uio2.pipeline.plan import upstream
+from uio2.pipeline.runner import Runner
+from uio2.pipeline.stage import Pipeline
+from uio2.pipeline.store import Store
+from uio2.pipeline.tracking import open_tracker
+
+ATTEMPTS = 3
+BEAM_OPTIONS = "UIO2_BEAM_OPTIONS"
+
+Made = list[dict[str, str]]
+Limit = Annotated[int, Field(ge=1)] | None
+Shards = Annotated[int, Field(ge=1)]
+Bindings = tuple[str, ...]
+
+_options: Any = {"task_runner": ThreadPoolTaskRunner(max_workers=2), "persist_result": False, "log_prints": False}
+
+
+@flow(name="build-coco", **_options)
+def build_coco(
+    images: str, annotations: str, vqa: str = "", limit: Limit = None, num_shards: Shards = 8,
+    gin: Bindings = (), beam_options: str = "",
+) -> Made:  # fmt: skip
+    """COCO: images with captions, boxes, keypoints and, with a VQA folder, questions.
+
+    Args:
+        images: folder with the images, in subfolders as the annotations name them or not.
+        annotations: folder with instances, captions and person_keypoints JSON.
+        vqa: folder with VQA v2 questions and answers; empty for none.
+        limit: records of each split, by hashed key; none for all.
+        num_shards: files of each split.
+        gin: gin bindings, one value each, for example data.CocoSpec.masks=True.
+        beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
+    """
+    return _build(
+        "coco", {"images": images, "annotations": annotations, "vqa": vqa}, limit, num_shards, gin, beam_options
+    )
+
+
+@flow(name="build-refcoco", **_options)
+def build_refcoco(
+    images: str, refer: str, dataset: Literal["refcoco", "refcoco-plus", "refcocog"] = "refcoco",
+    limit: Limit = None, num_shards: Shards = 8, gin: Bindings = (), beam_options: str = "",
+) -> Made:  # fmt: skip
+    """Referring expressions of a REFER folder.
+
+    Args:
+        images: folder with COCO's images.
+        refer: folder of REFER, with refcoco, refcoco+ or refcocog below it.
+        dataset: which of them.
+        limit: records of each split, by hashed key; none for all.
+        num_shards: files of each split.
+        gin: gin bindings, one value each, for example data.RefCocoSpec.split_by='umd'.
+        beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
+    """
+    return _build(dataset, {"images": images, "refer": refer}, limit, num_shards, gin, beam_options)
+
+
+@flow(name="build-vqa", **_options)
+def build_vqa(
+    images: str, annotations: str, limit: Limit = None, num_shards: Shards = 8, gin: Bindings = (),
+    beam_options: str = "",
+) -> Made:  # fmt: skip
+    """Questions about pictures with answers to choose from.
+
+    Args:
+        images: folder with the images.
+        annotations: file or folder with the questions.
+        limit: records of each split, by hashed key; none for all.
+        num_shards: files of each split.
+        gin: gin bindings, one value each, for example data.VqaOptionsSpec.validation_fraction=0.1.
+        beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
+    """
+    return _build("vqa-options", {"images": images, "annotations": annotations}, limit, num_shards, gin, beam_options)
+
+
+@flow(name="build-instructions", **_options)
+def build_instructions(
+    text: str,
+    dataset: Literal["alpaca", "dolly", "flan2021", "flan-t0", "flan-niv2", "flan-cot", "flan-dialog"] = "alpaca",
+    limit: Limit = None, num_shards: Shards = 8, gin: Bindings = (), beam_options: str = "",
+) -> Made:  # fmt: skip
+    """Instructions with responses, from JSON, JSON lines or Parquet.
+
+    Args:
+        text: file or folder with the instructions.
+        dataset: what they become.
+        limit: records of each split, by hashed key; none for all.
+        num_shards: files of each split.
+        gin: gin bindings, one value each, for example data.InstructionsSpec.validation_fraction=0.1.
+        beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
+    """
+    return _build(dataset, {"text": text}, limit, num_shards, gin, beam_options)
+
+
+@flow(name="build-audio", **_options)
+def build_audio(
+    audio: str, annotations: str = "", dataset: Literal["audio", "audio-tags", "speech"] = "audio",
+    limit: Limit = None, num_shards: Shards = 8, gin: Bindings = (), beam_options: str = "",
+) -> Made:  # fmt: skip
+    """Sound with captions, labels or transcripts.
+
+    Args:
+        audio: folder with the clips.
+        annotations: file or folder with their texts; empty where they lie among the clips.
+        dataset: captions (audio), labels (audio-tags) or transcripts (speech).
+        limit: records of each split, by hashed key; none for all.
+        num_shards: files of each split.
+        gin: gin bindings, one value each, for example data.SpeechSpec.validation_fraction=0.1.
+        beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
+    """
+    return _build(dataset, {"audio": audio, "annotations": annotations}, limit, num_shards, gin, beam_options)
+
+
+@flow(name="build-video", **_options)
+def build_video(
+    video: str, annotations: str = "", limit: Limit = None, num_shards: Shards = 8, gin: Bindings = (),
+    beam_options: str = "",
+) -> Made:  # fmt: skip
+    """Clips with captions, labels and questions.
+
+    Args:
+        video: folder with the clips.
+        annotations: file or folder with their texts; empty where they lie among the clips.
+        limit: records of each split, by hashed key; none for all.
+        num_shards: files of each split.
+        gin: gin bindings, one value each, for example data.VideoSpec.validation_fraction=0.1.
+        beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
+    """
+    return _build("video", {"video": video, "annotations": annotations}, limit, num_shards, gin, beam_options)
+
+
+@flow(name="digits", **_options)
+def digits(gin: Bindings = ()) -> Made:
+    """The embedded default, from handwritten digits to a registered model.
+
+    Args:
+        gin: gin bindings, one value each, for example STEPS=20.
+    """
+    return run_pipeline(pipelines.build("digits", bindings=gin))
+
+
+@flow(name="pipeline", **_options)
+def pipeline(name: str, sources: dict[str, str] = {}, gin: Bindings = ()) -> Made:  # noqa: B006 - Prefect copies it
+    """Any pipeline, as `uio2 run` takes it.
+
+    Args:
+        name: digits, coco, or a module of your own that the worker can import.
+        sources: folders by role, for example {"images": "train2017", "annotations": "annotations"}.
+        gin: gin bindings, one value each, for example STEPS=20.
+    """
+    return run_pipeline(pipelines.build(name, bindings=gin, sources=sources))
+
+
+def _build(
+    name: str, sources: Mapping[str, str], limit: int | None, num_shards: int, gin: Sequence[str], beam_options: str
+) -> Made:
+    given = {role: path for role, path in sources.items() if path}
+    pipeline = build.pipeline_of([name], given, bindings=gin)
+    stages = [
+        dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, limit=limit, num_shards=num_shards))
+        if stage.name == f"build-{name}"
+        else stage
+        for stage in pipeline.stages
+    ]
+    if beam_options:
+        os.environ[BEAM_OPTIONS] = beam_options
+    return run_pipeline(Pipeline(pipeline.name, tuple(stages)))
+
+
+def run_pipeline(pipeline: Pipeline, *, only: Sequence[str] = ()) -> Made:
+    """Runs a pipeline, or the stages `only` with what they need, as tasks of the current flow."""
+    store = Store(None).prepare()
+    console = Console()
+    tracker = open_tracker(store, pipeline=pipeline.name, console=console)
+    runner = Runner(store, pipeline=pipeline.name, console=console, tracker=tracker)
+    try:
+        execution = Execution(pipeline, runner, stages=upstream(pipeline, only) if only else None)
+        execution.account("running")
+        try:
+            made = run_stages(execution, attempts=ATTEMPTS)
+        except BaseException as error:
+            execution.account("failed" if isinstance(error, Exception) else "stopped")
+            raise
+        execution.account("finished")
+    finally:
+        tracker.close()
+    return made

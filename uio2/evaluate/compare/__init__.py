@@ -1,0 +1,1 @@
+"""Two or more evaluated runs beside each other: recipes, figures with significance, losses, examples."""
