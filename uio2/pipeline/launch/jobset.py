@@ -151,9 +151,12 @@ def _pod(settings: JobSetSettings, *, name: str, jobs: str) -> dict[str, Any]:
 
 def _environment(settings: JobSetSettings, *, name: str) -> list[dict[str, Any]]:
     slice_index = {"fieldRef": {"fieldPath": f"metadata.labels['{INDEX_LABEL}']"}}
-    values = {
+    together = {
         COORDINATOR: f"{name}-{REPLICATED_JOB}-0-0.{name}:{PORT}",
         NUM_PROCESSES: str(settings.processes),
+    }
+    values = {
+        **(together if settings.processes > 1 else {}),
         "UIO2_EVENTS_FD": "1",  # progress goes out with the log, which is followed
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",
