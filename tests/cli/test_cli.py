@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TOYS = "tests.pipeline.toy_flow"
 COMMANDS = (
     "run", "build", "train", "predict", "score", "report", "show", "plan", "lineage", "up", "down", "doctor",
-    "visualize",
+    "visualize", "export",
 )  # fmt: skip
 HEAVY = ("jax", "tensorflow", "apache_beam", "prefect", "mlflow", "numpy", "seqio", "rich")
 

@@ -19,6 +19,7 @@ from uio2.tasks.mixture import open_mixture
 from uio2.tasks.packing.feed import PackedFeed
 from uio2.tasks.packing.spec import PackingSpec
 from uio2.train import train_stage
+from uio2.train.microbatches import split
 from uio2.train.specs import OptimizerSpec, TrainSpec
 
 pytestmark = pytest.mark.xdist_group("train")  # they share the mixture
@@ -55,6 +56,7 @@ def test_packed_and_unpacked_examples_have_the_same_loss(mixture_inputs):
     assert found == pytest.approx(expected, rel=1e-5)
     assert metrics["packing/input_overflow"] == metrics["packing/target_overflow"] == 0
     assert metrics["packing/examples_per_row"] == pytest.approx(size / 4)
+    assert _loss_in_parts(model, batch, count=2) == pytest.approx(expected, rel=1e-5)
     short = packing_metrics(batch, config=model.config, horizontally_pack_inputs=100, horizontally_pack_targets=80)
     assert short["packing/input_overflow"] > 0, "rows that are too short are seen"
 
@@ -83,3 +85,17 @@ def _loss(model, batch, **lengths):
 
     loss, metrics = run(state, batch)
     return float(loss), {key: float(value) for key, value in metrics.items()}
+
+
+def _loss_in_parts(model, batch, *, count):
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, part, tokens):
+        outputs = nnx.merge(graph, state)(part, horizontally_pack_inputs=192, horizontally_pack_targets=80)
+        return multimodal_loss(outputs, tokens={"text": tokens})[0], outputs["text"].loss_mask.sum()
+
+    parts = split(batch, count)
+    each = [{key: value[i] for key, value in parts.items()} for i in range(count)]
+    mean = sum(float(run(state, part, 1.0)[1]) for part in each) / count
+    return sum(float(run(state, part, mean)[0]) for part in each) / count

@@ -16,8 +16,9 @@ from uio2.pipeline.stage import StageError
 from uio2.tasks import guard
 from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.mixture import MixtureError
-from uio2.train import train_stage, vision_tower
-from uio2.train.specs import OptimizerSpec, TrainSpec, VisionTowerSpec
+from uio2.train import lora, train_stage, vision_tower
+from uio2.train.models import functional
+from uio2.train.specs import LoraSpec, OptimizerSpec, StepSpec, TrainSpec, VisionTowerSpec
 
 pytestmark = pytest.mark.xdist_group("train")  # they share the mixture
 
@@ -97,8 +98,8 @@ def test_the_tower_learns_and_moves_into_the_model(tower):
     assert len(rows) == 3
     assert stats["classes"] == 10
     config = ModelConfig.preset("digits").with_overrides(SMALL)
-    fresh = train_stage.make_model(config, seed=0, vision=None)
-    placed = train_stage.make_model(config, seed=0, vision=artifact)
+    fresh = train_stage.make_model(config, seed=0, vision=None, sharding=WHERE)
+    placed = train_stage.make_model(config, seed=0, vision=artifact, sharding=WHERE)
     stored = native.load_arrays(artifact.path / "vit")
     before, after = tree.flatten(fresh), tree.flatten(placed)
     for name, value in after.items():
@@ -110,7 +111,7 @@ def test_a_tower_of_another_size_is_refused(tower):
     artifact, _ = tower
     other = ModelConfig.preset("digits").with_overrides(SMALL | {"image_vit": {**SMALL["image_vit"], "mlp_dim": 80}})
     with pytest.raises(tree.CheckpointError, match="misshapen"):
-        train_stage.make_model(other, seed=0, vision=artifact)
+        train_stage.make_model(other, seed=0, vision=artifact, sharding=WHERE)
 
 
 def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
@@ -127,6 +128,29 @@ def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
     tower_after = tree.flatten(model)["image_vit/patch/kernel"]
     stored = native.load_arrays(tower[0].path / "vit")["patch/kernel"]
     np.testing.assert_array_equal(tower_after, stored)  # frozen means frozen: no decay either
+
+
+def test_adapters_are_trained_in_microbatches_and_published_in_the_model(mixture_inputs, tmp_path):
+    context = tiny.context(tmp_path, **mixture_inputs)
+    spec = TrainSpec(
+        model_overrides=SMALL, steps=12, batch_size=8, log_every=6, checkpoint_every=12,
+        lora=LoraSpec(layers=("decoder/*",), rank=4, train=("text_embedder/*",)), step=StepSpec(microbatches=2),
+        optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
+    )  # fmt: skip
+    train_stage.run(spec, context)
+    model = native.load(context.out / "model")
+    start = train_stage.make_model(model.config, seed=spec.seed, vision=None)
+    adapters, stored = lora.load(context.out / "adapters")
+    module, params = functional(start)
+    expected = tree.flatten(module(lora.merged({"model": params, "adapters": adapters}, stored)))
+    before = tree.flatten(start)
+    for name, value in tree.flatten(model).items():
+        if name == "text_embedder/embedding":
+            assert np.abs(value - before[name]).max() > 1e-3, "trained beside the adapters"
+            continue
+        np.testing.assert_array_equal(value, expected[name])
+        changed = name.startswith("decoder/") and name.endswith("/kernel")
+        assert (np.abs(value - before[name]).max() > 0) == changed, name
 
 
 def test_a_model_too_small_for_the_tokenizer_is_refused(mixture_inputs, tmp_path):

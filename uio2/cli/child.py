@@ -89,7 +89,8 @@ def message_of(error: Exception) -> str:
 def main() -> int:
     """Runs the job named on the command line; exit status 0 or 1."""
     job = Job.read(Path(sys.argv[1]))
-    die_with(job.parent)
+    if job.parent:  # 0: the runner is on another machine
+        die_with(job.parent)
     keep_extras_from_keras()
     result = run_job(job)
     result.write(Path(job.attempt))

@@ -17,10 +17,12 @@ from uio2.cli import (
     build_command,
     compare_command,
     doctor,
+    export_command,
     inspect_commands,
     run_commands,
     service_commands,
     task_commands,
+    train_command,
     visualize_command,
 )
 from uio2.pipeline.artifact import ArtifactError
@@ -32,7 +34,8 @@ examples:
   uio2 run digits                              the whole pipeline on the embedded digits
   uio2 plan digits --gin.STEPS=20              what would run, and which field changed
   uio2 run coco --images train2017 --annotations annotations
-  uio2 train --gin_file=my.gin --gin.STEPS=20  one stage, with all it needs
+  uio2 train --gin_file=configs/models/large.gin --gin_file=configs/finetune/refexp.gin
+  uio2 score --pipeline digits                 one stage, with all it needs
   uio2 lineage digits@1                        from a model back to raw files
   uio2 compare digits@1 digits@2               which is better, in what, and why
   uio2 build alpaca --source alpaca.json       one dataset
@@ -53,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     run_commands.add(commands)
+    train_command.add(commands)
+    export_command.add(commands)
     build_command.add(commands)
     inspect_commands.add(commands)
     compare_command.add(commands)

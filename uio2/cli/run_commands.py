@@ -1,4 +1,4 @@
-"""`run`: a whole pipeline as a Prefect flow. `train, predict, score, report`: one stage and what it needs."""
+"""`run`: a whole pipeline as a Prefect flow. `predict, score, report`: one stage and what it needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uio2.cli.options import (
@@ -21,10 +21,6 @@ from uio2.cli.options import (
 from uio2.pipeline.stage import Pipeline, Stage, UsageError
 
 WORDS = {
-    "train": (
-        "train a model",
-        "uio2 train\nuio2 train --gin_file=my.gin --gin.STEPS=20\nuio2 train --stage vision-tower",
-    ),
     "predict": (
         "write the predictions of a model",
         "uio2 predict\nuio2 predict --gin.evaluate.PredictSpec.max_examples=10",
@@ -85,7 +81,7 @@ def run_pipeline(args: argparse.Namespace) -> int:
         if unmirrored(store):
             _tracker(args, store, pipeline).close()
     else:
-        _execute(args, pipeline, flow=not (args.no_prefect or os.environ.get("UIO2_PREFECT") == "off"))
+        execute(args, pipeline, flow=not (args.no_prefect or os.environ.get("UIO2_PREFECT") == "off"))
     found = summary(store, pipeline.name)
     print_json(found) if args.json else print_summary(found, store)
     return 0
@@ -105,7 +101,7 @@ def run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str
     from uio2.pipeline.plan import upstream
 
     store_of(args).prepare()
-    done = _execute(args, pipeline, stages=upstream(pipeline, names))
+    done = execute(args, pipeline, stages=upstream(pipeline, names))
     results = [dataclasses.asdict(done[name].artifact) | {"reused": done[name].reused} for name in names]
     if args.json:
         print_json(results)
@@ -117,17 +113,23 @@ def run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str
     return 0
 
 
-def _execute(
-    args: argparse.Namespace, pipeline: Pipeline, *, stages: Sequence[Stage] | None = None, flow: bool = False
+def execute(
+    args: argparse.Namespace,
+    pipeline: Pipeline,
+    *,
+    stages: Sequence[Stage] | None = None,
+    flow: bool = False,
+    launchers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Runs the stages, under Prefect if asked; the MLflow records are written in any case."""
+    """Runs the stages, under Prefect if asked; MLflow's records are written anyhow. Returns each one's `StageRun`."""
     from uio2.pipeline.execution import Execution
     from uio2.pipeline.runner import Runner
     from uio2.pipeline.stopping import stoppable
 
     store = store_of(args)
     tracker = _tracker(args, store, pipeline)
-    runner = Runner(store, pipeline=pipeline.name, console=console_of(args), tracker=tracker, debug=args.debug)
+    runner = Runner(store, pipeline=pipeline.name, console=console_of(args), tracker=tracker, debug=args.debug,
+                    launchers=launchers)  # fmt: skip
     with stoppable(runner):
         try:
             execution = Execution(pipeline, runner, stages=stages)

@@ -19,19 +19,23 @@ BUDGETS = (*(f"inputs/{m}" for m in INPUT_MODALITIES[1:]), *(f"targets/{m}" for 
 SIZES = 8
 
 
+# By the start of their keys: how many items are there, and how many places.
+Items = Mapping[str, tuple[int, int]]
+
+
 def item_budget(batch: Mapping[str, ArrayLike], *, config: ModelConfig, sizes: int = SIZES) -> dict[str, int]:
-    """The `budget` of `UnifiedIO2.__call__` that a batch needs.
+    """The `budget` of `UnifiedIO2.__call__` that a batch needs: `budget_of` its `count_items`."""
+    return budget_of(count_items(batch, config=config), sizes=sizes)
+
+
+def count_items(batch: Mapping[str, ArrayLike], *, config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """What of a batch is there; counts of the parts of a batch add up to those of the whole.
 
     Args:
       batch: a batch, or its inputs alone; its masks must be values, not tracers.
       config: the model's; modalities it lacks need no places.
-      sizes: how many different budgets a modality may have beside 0: what is needed is rounded up to a multiple of
-        that share of all places.
-
-    Returns:
-      Places by the start of their keys; without those of which every place is needed.
     """
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, int]] = {}
     for name in BUDGETS:
         side, modality = name.split("/")
         mine = config.input_modalities if side == "inputs" else config.target_modalities
@@ -39,9 +43,23 @@ def item_budget(batch: Mapping[str, ArrayLike], *, config: ModelConfig, sizes: i
         if modality not in mine or f"{name}/mask" not in batch or f"{name}/codes" in batch:
             continue
         present = (np.asarray(batch[f"{name}/mask"]) > 0).any(axis=-1)
-        step = -(-present.size // sizes)
-        slots = -(-int(present.sum()) // step) * step
-        if slots < present.size:
+        found[name] = int(present.sum()), present.size
+    return found
+
+
+def budget_of(items: Items, *, sizes: int = SIZES) -> dict[str, int]:
+    """Places for these items, by the start of their keys; without those of which every place is needed.
+
+    Args:
+      items: of the whole batch.
+      sizes: how many different budgets a modality may have beside 0: what is needed is rounded up to a multiple of
+        that share of all places.
+    """
+    found: dict[str, int] = {}
+    for name, (present, places) in items.items():
+        step = -(-places // sizes)
+        slots = -(-present // step) * step
+        if slots < places:
             found[name] = slots
     return found
 

@@ -12,13 +12,14 @@ from uio2.model.unified_io import ModalityOutput
 
 
 def multimodal_loss(
-    outputs: Mapping[str, ModalityOutput], *, z_loss: float = 1e-4
+    outputs: Mapping[str, ModalityOutput], *, z_loss: float = 1e-4, tokens: Mapping[str, Array] | None = None
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
     """Cross entropy + z_loss * logsumexp^2, each modality divided by its own token count.
 
     Args:
       outputs: by target modality.
       z_loss: weight of the squared log-normaliser; part of the loss and of its gradient.
+      tokens: by modality what to divide by, where the batch is a part of a larger one; None: its own token counts.
 
     Returns:
       The summed loss, and metrics `<modality>/{loss,cross_ent_loss,z_loss,accuracy,nonpadding_fraction}`, `loss`.
@@ -27,7 +28,7 @@ def multimodal_loss(
     metrics: dict[str, Array] = {}
     for name, output in outputs.items():
         weights, logits = output.loss_mask, output.logits.astype(jnp.float32)
-        count = jnp.maximum(weights.sum(), 1.0)
+        count = jnp.maximum(weights.sum(), 1.0) if tokens is None else tokens[name]
         log_normaliser = jax.nn.logsumexp(logits, axis=-1)
         picked = jnp.take_along_axis(logits, output.targets[..., None], axis=-1)[..., 0]
         cross_entropy = ((log_normaliser - picked) * weights).sum() / count

@@ -67,6 +67,9 @@ PLANS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
+# A name of `PLANS`, or rules of one's own: logical axis -> mesh axes.
+Plan = str | Mapping[str, tuple[str, ...]]
+
 
 def logical_axes(name: str) -> tuple[str, ...]:
     """The names of a parameter's axes; raises `ConfigError` for a parameter the table does not know."""
@@ -76,21 +79,37 @@ def logical_axes(name: str) -> tuple[str, ...]:
     raise ConfigError(f"parameter {name!r} has no row in the table of logical axes (uio2/model/sharding.py)")
 
 
-def partition_spec(name: str, shape: tuple[int, ...], *, plan: str, mesh: Mesh) -> PartitionSpec:
+def rules(plan: Plan) -> Mapping[str, tuple[str, ...]]:
+    """The table of a plan.
+
+    Raises:
+      ConfigError: no such plan, or own rules for an axis that no parameter has.
+    """
+    if isinstance(plan, str):
+        if plan not in PLANS:
+            raise ConfigError(f"plan is {plan!r}; expected one of {', '.join(PLANS)}, or rules by logical axis")
+        return PLANS[plan]
+    known = {axis for _, axes in AXES for axis in axes}
+    for axis in plan:
+        if axis not in known:
+            raise ConfigError(f"the plan has a rule for axis {axis!r}; expected one of {', '.join(sorted(known))}")
+    return plan
+
+
+def partition_spec(name: str, shape: tuple[int, ...], *, plan: Plan, mesh: Mesh) -> PartitionSpec:
     """Where a parameter is split under a plan.
 
     Raises:
-      ConfigError: no such plan.
+      ConfigError: no such plan, or a parameter without a row in the table.
     """
-    if plan not in PLANS:
-        raise ConfigError(f"plan is {plan!r}; expected one of {', '.join(PLANS)}")
+    table = rules(plan)
     axes, free = logical_axes(name), set(mesh.axis_names)
     if len(axes) - (LAYERS in axes) < 2:
         return PartitionSpec()
     parts: list[tuple[str, ...] | None] = []
     for axis, length in zip(axes, shape, strict=True):
         taken: list[str] = []
-        for wanted in PLANS[plan].get(axis, ()):
+        for wanted in table.get(axis, ()):
             split = int(np.prod([mesh.shape[a] for a in (*taken, wanted) if a in free]))
             if wanted in free and length % split == 0:
                 taken.append(wanted)
@@ -111,7 +130,7 @@ def make_mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     return Mesh(np.array(devices[:count]).reshape(data, fsdp, tensor), MESH_AXES)
 
 
-def place[M: nnx.Module](model: M, *, plan: str, mesh: Mesh) -> M:
+def place[M: nnx.Module](model: M, *, plan: Plan, mesh: Mesh) -> M:
     """The model with every parameter on its devices."""
     graph, state = nnx.split(model)
     placed = []

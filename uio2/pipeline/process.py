@@ -18,13 +18,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from uio2.pipeline.job import EVENTS_VARIABLE
 
 GRACE_S = 5.0  # between SIGTERM and SIGKILL
+FOLLOW_S = 90.0  # processes that train as one notice within a minute that one of them is gone
 TAIL_LINES = 15
 # Lines of TensorFlow that say nothing about the run; they are kept in the log and not shown.
 NOISE = re.compile(
@@ -47,8 +48,13 @@ class Ended:
     tail: tuple[str, ...]
 
 
-def child_environment(tmp: Path) -> dict[str, str]:
-    """The environment of a stage: quiet libraries, fixed hash seed, temporary files inside the attempt."""
+def child_environment(tmp: Path, *, cache: Path) -> dict[str, str]:
+    """The environment of a stage: quiet libraries, fixed hash seed, temporary files inside the attempt.
+
+    Args:
+      tmp: for temporary files.
+      cache: where JAX keeps compiled programs, for the next attempt and other runs.
+    """
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "GRPC_VERBOSITY": "ERROR",
@@ -57,6 +63,7 @@ def child_environment(tmp: Path) -> dict[str, str]:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Huge pages for large arrays: a small CPU train step took 227 ms instead of 345, the rest being page faults.
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
         **os.environ,
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
@@ -67,51 +74,90 @@ def child_environment(tmp: Path) -> dict[str, str]:
     return environment
 
 
-def run_child(
-    job: Path,
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """A job to run as `python -m uio2.cli.child`, with variables of its own."""
+
+    job: Path
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def run_processes(
+    processes: Sequence[Process],
     *,
     log: Path,
+    cache: Path,
     keep: tuple[int, ...],
     on_line: Callable[[str], None],
     on_progress: Callable[[int, int, str], None],
     on_wait: Callable[[], None],
+    follow_s: float = FOLLOW_S,
 ) -> Ended:
-    """Runs `python -m uio2.cli.child job` to its end.
+    """Runs the processes to their ends; progress is that of the first.
 
-    `keep` are descriptors the child inherits; `on_wait` is called five times a second and may raise, which ends the
-    child's group (SIGTERM, then SIGKILL) before the exception goes on.
+    `cache` is for compiled programs; `keep` are descriptors they inherit; `on_wait` is called five times a second and
+    may raise, which ends their groups (SIGTERM, then SIGKILL) before the exception goes on. When one fails, the others
+    have `follow_s` to notice. The status is that of the first to fail.
     """
     reader, writer = os.pipe()
-    environment = {**child_environment(job.parent / "tmp"), EVENTS_VARIABLE: str(writer)}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "uio2.cli.child", str(job)],
+    children: list[subprocess.Popen] = []
+    tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+    threads = [threading.Thread(target=_read_events, args=(os.fdopen(reader), on_progress), daemon=True)]
+    with open(log, "a", encoding="utf-8") as log_file:
+        try:
+            for number, process in enumerate(processes):
+                child = _start(process, cache=cache, keep=keep, events=writer if number == 0 else None)
+                children.append(child)
+                label = f"[{number}] " if number else ""
+                threads.append(
+                    threading.Thread(
+                        target=_read_lines, args=(child.stdout, log_file, tail, on_line, label), daemon=True
+                    )
+                )
+            os.close(writer)
+            for thread in threads:
+                thread.start()
+            failed = _wait(children, on_wait, follow_s)
+        finally:
+            for child in children:
+                end_group(child)
+            for thread in threads:
+                if thread.ident:
+                    thread.join(timeout=5)
+    return Ended(failed, tuple(tail))
+
+
+def _start(process: Process, *, cache: Path, keep: tuple[int, ...], events: int | None) -> subprocess.Popen:
+    environment = {**child_environment(process.job.parent / "tmp", cache=cache), **process.environment}
+    if events is not None:
+        environment[EVENTS_VARIABLE] = str(events)
+    return subprocess.Popen(
+        [sys.executable, "-m", "uio2.cli.child", str(process.job)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=environment,
-        pass_fds=(*keep, writer),
+        pass_fds=(*keep, *([] if events is None else [events])),
         start_new_session=True,
     )
-    os.close(writer)
-    tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
-    assert child.stdout is not None
-    with open(log, "a", encoding="utf-8") as log_file:
-        threads = [
-            threading.Thread(target=_read_lines, args=(child.stdout, log_file, tail, on_line), daemon=True),
-            threading.Thread(target=_read_events, args=(os.fdopen(reader), on_progress), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            while child.poll() is None:
-                on_wait()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(timeout=0.2)
-        finally:
-            end_group(child)
-            for thread in threads:
-                thread.join(timeout=5)
-    return Ended(child.returncode, tuple(tail))
+
+
+def _wait(children: Sequence[subprocess.Popen], on_wait: Callable[[], None], follow_s: float) -> int:
+    """Until all have ended, or one has failed and the others had time to follow; the first bad status, or 0."""
+    deadline, failed = float("inf"), 0
+    while running := [child for child in children if child.poll() is None]:
+        on_wait()
+        if not failed and (failed := _first_failure(children)):
+            deadline = time.monotonic() + follow_s
+        if time.monotonic() > deadline:
+            break
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running[0].wait(timeout=0.2)
+    return failed or _first_failure(children)
+
+
+def _first_failure(children: Sequence[subprocess.Popen]) -> int:
+    return next((child.returncode for child in children if child.returncode), 0)
 
 
 def end_group(child: subprocess.Popen) -> None:
@@ -130,15 +176,19 @@ def _signal_group(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _read_lines(stream: BinaryIO, log: TextIO, tail: collections.deque[str], on_line: Callable[[str], None]) -> None:
+def _read_lines(
+    stream: BinaryIO, log: TextIO, tail: collections.deque[str], on_line: Callable[[str], None], label: str
+) -> None:
     for raw in stream:
         text = raw.decode(errors="replace").rstrip("\n")
         line = text.rsplit("\r", 1)[-1].rstrip()  # of a bar that redraws itself, the last state
         if line:
+            quiet = NOISE.match(line)
+            line = label + line
             with contextlib.suppress(ValueError):  # the log was closed: a stray descendant still printed
                 log.write(line + "\n")
                 log.flush()
-            if not NOISE.match(line):
+            if not quiet:
                 tail.append(line)
                 on_line(line)
 

@@ -19,7 +19,8 @@ from uio2.pipeline import registry
 from uio2.pipeline.artifact import SOURCE, Artifact
 from uio2.pipeline.console import Console, Progress, duration
 from uio2.pipeline.job import Job, Result
-from uio2.pipeline.process import PACKAGE_ROOT, Cancelled, Ended, run_child
+from uio2.pipeline.launch.launcher import Launch, Launcher, Local
+from uio2.pipeline.process import PACKAGE_ROOT, Cancelled, Ended
 from uio2.pipeline.stage import Stage, StageError, spec_to_json
 from uio2.pipeline.store import Store, read_record
 from uio2.pipeline.tracking import Attempt, Tracker
@@ -45,12 +46,15 @@ class Runner:
         console: Console | None = None,
         tracker: Tracker | None = None,
         debug: bool = False,
+        launchers: Mapping[str, Launcher] | None = None,
     ):
+        """`launchers` says where stages of a type run, by the type's name; the rest runs in a child process here."""
         self.store = store.prepare()
         self.pipeline = pipeline
         self.console = console or Console()
         self.tracker = tracker or Tracker()
         self.debug = debug
+        self.launchers = dict(launchers or {})
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -129,9 +133,13 @@ class Runner:
             self._check()
             progress.heartbeat()
 
-        ended = run_child(
-            job.write(), log=log, keep=(keep,), on_line=on_line, on_progress=progress.report, on_wait=on_wait
-        )
+        launcher = self.launchers.get(stage.type.name) or Local()
+        ended = launcher.run(
+            Launch(
+                stage.name, job.write(), log, self.store.folder("cache", "jax"), (keep,), on_line=on_line,
+                on_progress=progress.report, on_wait=on_wait,
+            )
+        )  # fmt: skip
         result = Result.read(directory)
         if result is None or result.stats is None or ended.status != 0:
             raise StageError(self._failure(stage, ended, result, log))
@@ -179,12 +187,12 @@ class Runner:
 def published(store: Store, fingerprint: str, *, name: str, inputs: Mapping[str, Artifact]) -> Artifact | None:
     """The published output for these inputs, or None.
 
-    An artifact made from a source that lay elsewhere then is passed over, so that places it may have noted
-    (`roots.json` of an import) are written anew; its digest, and with it all that follows, stays the same.
+    Raw files imported from a source that lay elsewhere then are passed over, so that the places noted in `roots.json`
+    are written anew; the digest, and with it all that follows, stays the same.
     """
     found = store.find(fingerprint, name=name)
     places = {key: artifact.uri for key, artifact in inputs.items() if artifact.kind == SOURCE}
-    if found is None or not places:
+    if found is None or found.kind != "raw" or not places:
         return found
     record = read_record(found.path)
     noted = record["inputs"] if record else {}

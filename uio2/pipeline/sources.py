@@ -16,7 +16,7 @@ from pathlib import Path
 
 from uio2.pipeline.artifact import SOURCE, Artifact, digest_rows, file_sha256, files_below
 from uio2.pipeline.stage import Source, UsageError
-from uio2.pipeline.store import Store, write_json
+from uio2.pipeline.store import Store, artifact_of, read_record, write_json
 
 # A file changed within this time of being hashed may change again under the same mtime; it is hashed anew next time.
 RACY_S = 2.0
@@ -26,11 +26,15 @@ Progress = Callable[[int, int, str], None]
 def source_artifact(source: Source, *, store: Store, name: str, progress: Progress | None = None) -> Artifact:
     """The source as the `Artifact` a stage gets: uri is its absolute path, digest that of its content.
 
+    The folder of a published artifact is that artifact, with the digest and the history its record has.
+
     Raises UsageError if the path is missing or holds no file.
     """
     path = Path(source.path).expanduser().absolute()
     if not path.exists():
         raise UsageError(f"{name}: no such file or folder: {path}")
+    if record := read_record(path):
+        return artifact_of(record, path)
     cache = store.folder("cache", "sources") / f"{hashlib.sha256(str(path).encode()).hexdigest()[:24]}.json"
     digest = _digest(path, name=name, cache=cache, progress=progress or (lambda done, total, text: None))
     return Artifact(kind=SOURCE, name=name, version="", uri=str(path), digest=digest)

@@ -119,6 +119,16 @@ class Feed:
             yield self.counted(batch)
         self.ended()
 
+    def describe(self, positions: np.ndarray) -> list[dict[str, int | str]]:
+        """Which examples stand at positions, without reading any: task, record of the split, epoch of the task."""
+        found = []
+        for position, number, ordinal in zip(positions, *self._schedule.at(positions), strict=True):
+            name = self._schedule.tasks[number]
+            epochs, rows = locate(np.array([ordinal]), size=len(self._eligible[name]), seed=self._seed, task=name)
+            record = int(self._eligible[name][rows[0]])
+            found.append({"position": int(position), "task": name, "record": record, "epoch": int(epochs[0])})
+        return found
+
     def ended(self) -> None:
         """Raises the `MixtureError` that ended an endless stream."""
         raise MixtureError(f"the records ended: {self._failure}") from self._failure

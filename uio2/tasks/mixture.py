@@ -20,7 +20,7 @@ from uio2.model.config import ModelConfig
 from uio2.pipeline.stage import spec_from_json
 from uio2.tasks.datasets import DatasetError, StoredDataset
 from uio2.tasks.families import find_task
-from uio2.tasks.model_check import mismatch
+from uio2.tasks.model_check import mismatches
 from uio2.tasks.sources import DATASETS
 from uio2.tasks.specs import RegisterSpec
 from uio2.tasks.task import Setting, Task, preprocessor
@@ -83,9 +83,9 @@ class Mixture:
 
     def check_model(self, config: ModelConfig) -> None:
         """Raises `MixtureError` if a model of this config cannot eat the batches."""
-        wrong = mismatch(self.recipe, config)
-        if wrong:
-            raise MixtureError(wrong)
+        sizes = mismatches(self.recipe, config)
+        if sizes:
+            raise MixtureError("; ".join(sizes))
         wrong = tokenizer_mismatch(self.vocabulary, rows=config.text_vocab_size)
         if wrong:
             raise MixtureError(wrong)

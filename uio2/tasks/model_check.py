@@ -9,22 +9,23 @@ from uio2.tasks.audio import SPECTROGRAM
 from uio2.tasks.specs import RegisterSpec
 
 
-def mismatch(recipe: RegisterSpec, config: ModelConfig) -> str | None:
-    """What does not fit, with the setting to change; None if all does."""
+def mismatches(recipe: RegisterSpec, config: ModelConfig) -> list[str]:
+    """All that does not fit, each with the setting to change."""
+    wrong = []
     for field in ("input_modalities", "target_modalities"):
         missing = [m for m in getattr(recipe, field) if m not in getattr(config, field)]
         if missing:
-            return (
+            wrong.append(
                 f"the mixture's {field} hold {', '.join(missing)}, the model's are {getattr(config, field)}; "
                 f"change RegisterSpec.{field} or the model"
             )
     for modality, field, ours, theirs in _equal(recipe, config):
         if modality and tuple_of(ours) != tuple_of(theirs):
-            return f"RegisterSpec.{field} makes {ours}, the model takes {theirs}; set the first to the second"
+            wrong.append(f"RegisterSpec.{field} makes {ours}, the model takes {theirs}; set the first to the second")
     for modality, field, ours, theirs in _most(recipe, config):
         if modality and ours > theirs[1]:
-            return f"RegisterSpec.{field} is {ours}, the model's {theirs[0]} is {theirs[1]}; lower the first"
-    return None
+            wrong.append(f"RegisterSpec.{field} is {ours}, the model's {theirs[0]} is {theirs[1]}; lower the first")
+    return wrong
 
 
 def tuple_of(value: Any) -> Any:

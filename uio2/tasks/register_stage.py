@@ -22,7 +22,7 @@ from uio2.tasks.eval_feed import eval_examples
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import MIXTURE_FILE, Mixture, counts_file, make_mixture
 from uio2.tasks.specs import RegisterSpec
-from uio2.tasks.tokenizer_stage import dataset_directory
+from uio2.tasks.tokenizer_stage import dataset_directories
 
 SPLITS = ("train", "validation")
 # More unusable examples than this share of a sample are a fault of the data or the recipe, not of a few files.
@@ -37,7 +37,7 @@ def run(spec: RegisterSpec, context: StageContext) -> Mapping[str, Any]:
     """
     if "tokenizer" not in context.inputs:
         raise StageError(f"register has inputs {sorted(context.inputs)}; expected one named 'tokenizer'")
-    directories = {k: dataset_directory(a) for k, a in context.inputs.items() if a.kind == "dataset"}
+    directories = dataset_directories(context.inputs)
     mixture = make_mixture(spec, datasets=directories, tokenizer=context.inputs["tokenizer"].path)
     left_out = [name for name in spec.rates if name not in mixture.tasks]
     if left_out:

@@ -18,10 +18,11 @@ import numpy as np
 import sentencepiece
 import tensorflow as tf
 
-from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.artifact import SOURCE, Artifact
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.tasks import prompts
 from uio2.tasks.datasets import StoredDataset
+from uio2.tasks.sources import DATASETS
 from uio2.tasks.specs import TokenizerSpec
 from uio2.tasks.vocabulary import NUM_SPECIAL, ModelProto, UnifiedVocabulary
 
@@ -48,15 +49,26 @@ REPORT_EVERY = 500
 
 
 def dataset_directory(artifact: Artifact) -> Path:
-    """Where a dataset artifact's TFDS directory lies.
+    """Where a dataset's TFDS directory lies: in an artifact, or a folder of the user's that is one.
 
     Raises:
-      StageError: its record does not say.
+      StageError: the artifact's record does not say.
     """
+    if artifact.kind == SOURCE:
+        return artifact.path
     relative = artifact.stats.get("tfds_dir")
     if relative is None:
         raise StageError(f"{artifact.uri}: stats have no 'tfds_dir'; expected a dataset artifact, rebuild it")
     return artifact.path / relative
+
+
+def dataset_directories(inputs: Mapping[str, Artifact]) -> dict[str, Path]:
+    """The TFDS directory of every input that is a dataset, by input name."""
+    return {
+        name: dataset_directory(artifact)
+        for name, artifact in inputs.items()
+        if artifact.kind == "dataset" or (artifact.kind == SOURCE and name in DATASETS)
+    }
 
 
 def run(spec: TokenizerSpec, context: StageContext) -> Mapping[str, Any]:

@@ -3,39 +3,49 @@
 A checkpoint holds parameters, optimizer state and the step; the batch of a step is a function of the step,
 so nothing else is needed to continue bit for bit. `history.jsonl` holds one line per logged step and is cut
 back to the restored step, so that an interrupted run leaves the same file as an undisturbed one.
+
+All processes of a run go through the same steps: before each they agree on what its batch needs, on saving and on
+stopping (`uio2.train.processes`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
-import json
+import functools
 import math
-import signal
-import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from uio2.pipeline.atomic import write_text
+from uio2.model.sharding import Plan
 from uio2.pipeline.stage import StageContext, StageError
+from uio2.train.alarms import Describe, Watch, explained
+from uio2.train.checkpoints import Checkpoints
+from uio2.train.history import HISTORY, Log, history_text
+from uio2.train.models import Start
+from uio2.train.optim.names import Trainable
 from uio2.train.optimizer import make_optimizer, schedule
-from uio2.train.sharding import place_batch, replicated
-from uio2.train.specs import TrainSpec, VisionTowerSpec
-from uio2.train.step import make_update
+from uio2.train.processes import Agreed, Crew
+from uio2.train.sharding import abstract, everywhere, place_batch, state_shardings
+from uio2.train.specs import AlarmSpec, SavingSpec, StepSpec, TrainSpec, VisionTowerSpec
+from uio2.train.step import initial_state, make_update, published
+from uio2.train.stream import StopSignal, Stream
 
-HISTORY = "history.jsonl"
+__all__ = ["HISTORY", "Batch", "Batches", "Interrupted", "Items", "Loop", "history_text", "train"]
+
 Batch = Mapping[str, np.ndarray]
+Batches = Callable[[int], Iterator[Batch]]
+Items = Mapping[str, tuple[int, int]]
 LossFn = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+TokensFn = Callable[..., Mapping[str, jax.Array]]
 
 
-class Interrupted(Exception):
+class Interrupted(Agreed):
     """The run was asked to stop; its state is saved."""
 
 
@@ -44,19 +54,29 @@ class Loop:
     """What to train and for how long.
 
     Attributes:
-      loss: (parameters, batch) -> (loss, scalar metrics); with `static` (parameters, batch, static).
-      batches: step -> iterator over host batches from that step on.
+      loss: (parameters, batch) -> (loss, scalar metrics); with `static` it takes a keyword `static`, with `tokens` and
+        several microbatches a keyword `tokens`: what to divide by in place of the batch's own counts.
+      batches: step -> iterator over host batches from that step on: this process's rows.
       optimizer: an optax transformation.
       learning_rate: its schedule, for the log.
       steps, log_every, checkpoint_every: in steps.
       mesh: devices.
       label: what the progress line calls it.
-      static: what of a host batch the step is compiled for, hashable; few different values, or all the time goes
-        into compiling.
+      static: what of a batch the step is compiled for, hashable; few different values, or all the time goes into
+        compiling. Called with a host batch; with `items` also with what all processes have of those.
+      items: counts of a host batch, by name (how many are there, how many places); those of the processes add up.
+      tokens: (parameters, batch) -> loss tokens by name, with `static` as for `loss`. None: microbatches weigh alike.
+      trainable: which parameters are trained.
+      step: microbatches, moving average, steps that are skipped.
+      plan: how parameters and optimizer state are split over the mesh.
+      saving, alarms: as in the recipe.
+      order: a fingerprint of the order of the batches; a checkpoint of another one is refused.
+      describe: step, from 1 -> the examples of its batch, for messages about it.
+      keep: (step, parameters) of the checkpoints that the recipe keeps beside the newest, at the end.
     """
 
     loss: LossFn
-    batches: Callable[[int], Iterator[Batch]]
+    batches: Batches
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     steps: int
@@ -64,111 +84,134 @@ class Loop:
     checkpoint_every: int
     mesh: Mesh
     label: str
-    static: Callable[[Batch], Hashable] | None = None
+    static: Callable[..., Hashable] | None = None
+    items: Callable[[Batch], Items] | None = None
+    tokens: TokensFn | None = None
+    trainable: Trainable = dataclasses.field(default_factory=Trainable)
+    step: StepSpec = dataclasses.field(default_factory=StepSpec)
+    plan: Plan = "data"
+    saving: SavingSpec = dataclasses.field(default_factory=SavingSpec)
+    alarms: AlarmSpec = dataclasses.field(default_factory=AlarmSpec)
+    order: str = ""
+    describe: Describe | None = None
+    keep: Callable[[int, Any], None] | None = None
 
     @classmethod
     def of(
-        cls, spec: TrainSpec | VisionTowerSpec, *, loss: LossFn, batches: Callable[[int], Iterator[Batch]], mesh: Mesh,
-        label: str, frozen: tuple[str, ...] = (), static: Callable[[Batch], Hashable] | None = None,
+        cls, spec: TrainSpec | VisionTowerSpec, *, loss: LossFn, batches: Batches, mesh: Mesh, label: str,
+        only: tuple[str, ...] | None = None, frozen: tuple[str, ...] = (), **more: Any,
     ) -> Loop:  # fmt: skip
-        """The loop a stage's recipe asks for; `frozen` as for `make_optimizer`."""
+        """The loop a stage's recipe asks for.
+
+        Args:
+          only, frozen: as of `Trainable`, beside what the recipe freezes.
+          more: fields.
+        """
+        trainable = Trainable(only=only, frozen=(*frozen, *spec.optimizer.freeze))
         return cls(
             loss=loss,
             batches=batches,
-            optimizer=make_optimizer(spec.optimizer, steps=spec.steps, frozen=frozen),
+            optimizer=make_optimizer(spec.optimizer, steps=spec.steps, trainable=trainable),
             learning_rate=schedule(spec.optimizer, steps=spec.steps),
             steps=spec.steps,
             log_every=spec.log_every,
             checkpoint_every=spec.checkpoint_every,
             mesh=mesh,
             label=label,
-            static=static,
+            trainable=trainable,
+            **{name: getattr(spec, name) for name in ("step", "saving", "alarms") if hasattr(spec, name)},
+            **more,
         )
 
 
-def train(loop: Loop, params: Any, context: StageContext) -> tuple[Any, list[dict[str, float]]]:
+def train(
+    loop: Loop, params: Any, context: StageContext, *, crew: Crew | None = None
+) -> tuple[Any, list[dict[str, float]]]:
     """Runs to `loop.steps`, from the last checkpoint in `context.work` if there is one.
 
+    Args:
+      loop: what to train.
+      params: the parameters before the first step: a tree of arrays, or a `Start`.
+      context: of the stage; all processes of a run have the same folders.
+      crew: the processes of the run; None for one.
+
     Returns:
-      The trained parameters and the history, one row per logged step.
+      The trained parameters and the history, one row per logged step (on a process that does not lead: those of this
+      attempt).
 
     Raises:
-      StageError: the loss is not finite.
+      StageError: the loss is not finite, the data ended, the device has not enough memory.
+      PeerLost: another process failed or is gone.
       Interrupted: SIGTERM arrived; the state was saved first.
     """
-    history_path = context.work / HISTORY
-    with _manager(context.work / "checkpoints") as manager, _StopSignal() as stop:
-        first = manager.latest_step() or 0
-        batches = loop.batches(first)
-        head = next(batches)
-        update, zeros = make_update(loop, params, head)
-        state = {"params": params, "optimizer": loop.optimizer.init(params), "sums": zeros}
-        state = jax.device_put(state, replicated(loop.mesh))
-        if first:
-            state = manager.restore(first, args=ocp.args.StandardRestore(state))
-        history = _read_history(history_path, up_to=first)
-        write_text(history_path, history_text(history))
-        with history_path.open("a", encoding="utf-8") as log:
-            for done, batch in zip(range(first + 1, loop.steps + 1), itertools.chain([head], batches), strict=False):
-                state = update(state, place_batch(batch, loop.mesh), loop.static(batch) if loop.static else None)
-                if done % loop.log_every == 0 or done == loop.steps:
-                    row = _row(loop, done, state["sums"])
-                    state["sums"] = jax.device_put(zeros, replicated(loop.mesh))
-                    log.write(json.dumps(row) + "\n")
-                    log.flush()
-                    history.append(row)
-                    context.metric(done, {k: v for k, v in row.items() if k != "step"})
-                    context.progress(done, loop.steps, f"{loop.label} loss {row['loss']:.4f}")
-                if (done % loop.checkpoint_every == 0 and done < loop.steps) or stop.asked:
-                    manager.save(done, args=ocp.args.StandardSave(state))
-                    if stop.asked:
-                        manager.wait_until_finished()
+    crew = crew or Crew()
+    with (
+        explained(crew),
+        Checkpoints(context.work / "checkpoints", saving=loop.saving, order=loop.order) as checkpoints,
+        StopSignal() as stop,
+    ):
+        first = crew.agree("start", {"step": checkpoints.latest, "steps": loop.steps}, merge=_same)["step"]
+        with contextlib.closing(Stream(loop, crew, first=first, stop=stop, checkpoints=checkpoints)) as stream:
+            update, shapes, zeros = _prepare(loop, (start := Start.of(params)), stream.head())
+            state = checkpoints.restore(first, shapes) if first else _begin(loop, start, shapes, zeros)
+            with Log(loop, context, leads=crew.leads, first=first) as log:
+                watch = Watch(loop.alarms, describe=loop.describe, folder=context.work, leads=crew.leads)
+                for done, batch, told in stream:
+                    state = update(state, place_batch(batch, loop.mesh), told.static)
+                    watch.see(done, state)
+                    if done % loop.log_every == 0 or done == loop.steps:
+                        watch.settle()
+                        log.row(done, _means(loop, done, state["sums"], watch))
+                        state["sums"] = everywhere(zeros, loop.mesh)
+                    stopping = told.stop or (crew.count == 1 and stop.asked)
+                    if done == loop.steps:
+                        break
+                    if done % loop.checkpoint_every == 0 or told.save or stopping:
+                        # The best are chosen among those at fixed steps alone, or time would have a say in it.
+                        metrics = None if done % loop.checkpoint_every else log.last
+                        stall = checkpoints.save(done, state, metrics=metrics, wait=stopping)
+                        log.note(done, {"checkpoint_stall_s": stall})
+                    if stopping:
                         raise Interrupted(f"stopped at step {done} of {loop.steps}; run again to go on")
-    return state["params"], history
+            log.summary(checkpoints)
+        trained = published(loop, state)
+        del state  # a kept one takes its place
+        if loop.keep is not None:
+            for step in checkpoints.chosen():
+                loop.keep(step, published(loop, checkpoints.restore(step, shapes)))
+    return trained, log.rows
 
 
-def _row(loop: Loop, step: int, sums: dict[str, jax.Array]) -> dict[str, float]:
-    since = (step - 1) % loop.log_every + 1
-    means = {k: float(v) / since for k, v in sums.items()}
-    if not math.isfinite(means["loss"]):
-        raise StageError(f"the loss is {means['loss']} at step {step}; lower the learning rate or lengthen the warm-up")
+def _same(said: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    if any(one != said[0] for one in said):
+        raise StageError(f"the processes of this run do not mean the same: {list(said)}; they need the same recipe, "
+                         f"code and scratch folder")  # fmt: skip
+    return said[0]
+
+
+def _prepare(loop: Loop, start: Start, head: Batch) -> tuple[Callable[..., Any], dict[str, Any], dict[str, np.ndarray]]:
+    """(step, shapes of the state with their places, zero sums)."""
+    update, zeros = make_update(loop, start.shapes, head)
+    shapes = jax.eval_shape(functools.partial(initial_state, loop, sums=zeros), start.shapes)
+    shardings = state_shardings(shapes, plan=loop.plan, mesh=loop.mesh)
+    if loop.mesh.size > 1:  # left to itself, XLA may choose other places for what it returns
+        update = jax.jit(update, donate_argnums=0, static_argnums=2, out_shardings=shardings)
+    return update, abstract(shapes, shardings), zeros
+
+
+def _begin(loop: Loop, start: Start, shapes: dict[str, Any], zeros: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The state before the first step; nothing of it is whole on one host."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    params = jax.device_put(start.make(), places["params"])
+    begin = jax.jit(functools.partial(initial_state, loop, sums=zeros), out_shardings=places, donate_argnums=0)
+    return begin(params)
+
+
+def _means(loop: Loop, step: int, sums: dict[str, jax.Array], watch: Watch) -> dict[str, float]:
+    skipped, since = float(sums.get("skipped", 0.0)), (step - 1) % loop.log_every + 1
+    means = {k: float(v) / max(since - skipped, 1.0) for k, v in sums.items()}
+    if skipped == since or not math.isfinite(means["loss"]):
+        watch.stop(step, f"the loss or its gradient is not finite in the {since} steps up to step {step}")
+    means |= {"skipped": skipped} if "skipped" in sums else {}
     rounded = {k: float(f"{v:.6g}") for k, v in sorted(means.items())}
     return {"step": step, **rounded, "learning_rate": float(f"{float(loop.learning_rate(step - 1)):.6g}")}
-
-
-def _manager(path: Path) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(path.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2))
-
-
-def _read_history(path: Path, *, up_to: int) -> list[dict[str, float]]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        if not line.endswith("}"):
-            break  # the line a kill cut short
-        rows.append(json.loads(line))
-    return [row for row in rows if row["step"] <= up_to]
-
-
-def history_text(rows: list[dict[str, float]]) -> str:
-    """One JSON object a line."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-class _StopSignal:
-    """Remembers SIGTERM instead of dying of it; only the main thread may listen."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._old: Any = None
-
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
-
-    def __enter__(self) -> _StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            self._old = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._old is not None:
-            signal.signal(signal.SIGTERM, self._old)

@@ -1,48 +1,76 @@
-"""Stage `train`: Unified-IO 2 on a registered mixture, from scratch or on a pre-trained vision tower."""
+"""Stage `train`: Unified-IO 2 on a registered mixture, from scratch, a pre-trained vision tower or a checkpoint."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from flax import nnx
+import jax
+import numpy as np
+from jax.sharding import Mesh
 
-from uio2.model import UnifiedIO2, item_budget, multimodal_loss, packing_metrics
+from uio2.model import UnifiedIO2, multimodal_loss, packing_metrics
+from uio2.model.budget import budget_of, count_items
 from uio2.model.checkpoint import native, tree
-from uio2.model.config import ModelConfig
-from uio2.pipeline.artifact import Artifact
-from uio2.pipeline.stage import StageContext
+from uio2.model.config import TARGET_MODALITIES, ModelConfig
+from uio2.model.sharding import Plan
+from uio2.pipeline.artifact import Artifact, canonical_json
+from uio2.pipeline.operative import OPERATIVE, operative_gin
+from uio2.pipeline.stage import StageContext, spec_to_json
 from uio2.tasks.feed import Feed
 from uio2.tasks.mixture import Mixture, open_mixture
 from uio2.tasks.packing.feed import PackedFeed
-from uio2.train.loop import HISTORY, Batch, Loop, history_text, train
-from uio2.train.models import functional
-from uio2.train.sharding import data_mesh
+from uio2.tasks.tokenizer_stage import dataset_directories
+from uio2.train import lora
+from uio2.train.alarms import Describe
+from uio2.train.execution import Execution
+from uio2.train.initial import make_model
+from uio2.train.loop import HISTORY, Batch, Batches, Items, Loop, history_text, train
+from uio2.train.microbatches import split
+from uio2.train.models import Start, functional, placement
+from uio2.train.processes import Crew, crew
+from uio2.train.sharding import Share, open_mesh, parameter_shardings, whole
 from uio2.train.specs import TrainSpec
-from uio2.train.vision_tower import load_vit
 
-VIT = "image_vit/"
-Batches = Callable[[int], Iterator[Batch]]
-
-
-def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None) -> UnifiedIO2:
-    """A fresh model, its vision transformer taken from `vision` if given."""
-    model = UnifiedIO2(config, rngs=nnx.Rngs(seed))
-    return model if vision is None else tree.build(load_vit(vision.path, tree.flatten(model)), config=config)
+# Fields of the recipe that decide which example stands where.
+ORDER = ("seed", "batch_size", "packing")
 
 
-def _feed(spec: TrainSpec, mixture: Mixture, config: ModelConfig) -> tuple[Feed | PackedFeed, Batches]:
-    """The feed, and its batches from a step on."""
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A feed; its batches from a step on, this process's part of them; the examples of a step, from 1."""
+
+    feed: Feed | PackedFeed
+    batches: Batches
+    describe: Describe
+
+
+def _source(spec: TrainSpec, mixture: Mixture, config: ModelConfig, share: Share) -> _Source:
+    mine = {"num_hosts": share.count, "host": share.number}
     if not spec.packing.packs:
-        plain = Feed(mixture, seed=spec.seed)
-        return plain, lambda step: plain.batches(batch_size=spec.batch_size, start_step=step)
+        plain, size = Feed(mixture, seed=spec.seed), spec.batch_size
+        return _Source(
+            plain,
+            lambda step: plain.batches(batch_size=size, start_step=step, **mine),
+            lambda step: plain.describe(np.arange((step - 1) * size, step * size)),
+        )
     latents = {
         "image_history": config.image_resampler.num_latents,
         "audio_history": config.audio_resampler.num_latents,
     }
     feed = PackedFeed(mixture, packing=spec.packing, rows=spec.batch_size, latents=latents, seed=spec.seed)
-    return feed, lambda step: feed.batches(start_step=step)
+    return _Source(feed, lambda step: feed.batches(start_step=step, **mine), lambda step: feed.describe(step - 1))
+
+
+def _order(spec: TrainSpec, mixture: Artifact) -> str:
+    """A fingerprint of all that decides which example stands where."""
+    value = {"mixture": mixture.digest, **{key: spec_to_json(getattr(spec, key)) for key in ORDER}}
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +81,40 @@ class _Static:
     targets: int | None
     budget: tuple[tuple[str, int], ...]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """As the model takes it."""
+        return {"horizontally_pack_inputs": self.inputs, "horizontally_pack_targets": self.targets,
+                "budget": dict(self.budget)}  # fmt: skip
 
-def _static(batch: Batch, *, config: ModelConfig) -> _Static:
-    budget = tuple(item_budget(batch, config=config).items())
+
+def _items(batch: Batch, *, config: ModelConfig, microbatches: int) -> dict[str, tuple[int, int]]:
+    """What every microbatch holds, by `number:name`."""
+    if microbatches == 1:
+        return {f"0:{name}": counts for name, counts in count_items(batch, config=config).items()}
+    masks = {key: value for key, value in batch.items() if key.endswith(("/mask", "/codes", "packing/row"))}
+    parts = split({key: np.asarray(value) for key, value in masks.items()}, microbatches)
+    found: dict[str, tuple[int, int]] = {}
+    for number in range(microbatches):
+        part = {key: value[number] for key, value in parts.items()}
+        found |= {f"{number}:{name}": counts for name, counts in count_items(part, config=config).items()}
+    return found
+
+
+def _budget(items: Items) -> dict[str, int]:
+    """What every microbatch can do with: they share one program."""
+    parts: dict[str, dict[str, tuple[int, int]]] = {}
+    for key, counts in items.items():
+        number, _, name = key.partition(":")
+        parts.setdefault(number, {})[name] = counts
+    budgets = [budget_of(part) for part in parts.values()]
+    named = [name for name in budgets[0] if all(name in budget for budget in budgets)] if budgets else []
+    return {name: max(budget[name] for budget in budgets) for name in named}
+
+
+def _static(batch: Batch, items: Items | None = None, *, config: ModelConfig, microbatches: int) -> _Static:
+    counted = _items(batch, config=config, microbatches=microbatches) if items is None else items
+    budget = tuple(_budget(counted).items())
     if "packing/lengths" not in batch:
         return _Static(None, None, budget)
     inputs, targets = batch["packing/lengths"][0].tolist()
@@ -63,14 +122,18 @@ def _static(batch: Batch, *, config: ModelConfig) -> _Static:
 
 
 def _loss(
-    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec
-) -> tuple[Any, dict[str, Any]]:
-    options: dict[str, Any] = {"horizontally_pack_inputs": static.inputs, "horizontally_pack_targets": static.targets,
-               "budget": dict(static.budget)}  # fmt: skip
-    loss, metrics = multimodal_loss(model(batch, **options), z_loss=spec.z_loss)
+    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec,
+    tokens: Mapping[str, Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:  # fmt: skip
+    loss, metrics = multimodal_loss(model(batch, **static.options), z_loss=spec.z_loss, tokens=tokens)
     if not spec.packing.packs:
         return loss, metrics
-    return loss, metrics | packing_metrics(batch, config=model.config, **options)
+    return loss, metrics | packing_metrics(batch, config=model.config, **static.options)
+
+
+def _frozen(config: ModelConfig) -> tuple[str, ...]:
+    """Patterns of what the model gives no gradient: without these AdamW would shrink it."""
+    return (*(("image_vit/*", "audio_vit/*") if config.freeze_vit else ()), "*_target/codec/*")
 
 
 def _examples(spec: TrainSpec, feed: Feed | PackedFeed) -> int:
@@ -86,42 +149,105 @@ def _packing_stats(history: list[dict[str, float]]) -> dict[str, float]:
     return {key: max(v) if key.endswith("_overflow") else sum(v) / len(v) for key, v in found.items()}
 
 
+def _accuracy(row: Mapping[str, float]) -> float:
+    """Of texts; where none are targets, of the codes of pictures or sound."""
+    return next(row[key] for name in TARGET_MODALITIES if (key := f"{name}/accuracy") in row)
+
+
+def _added_up(said: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sum(map(collections.Counter, said), collections.Counter()))
+
+
 def run(spec: TrainSpec, context: StageContext) -> Mapping[str, Any]:
-    """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`."""
+    """Trains and writes `model/` (native layout), `config.json`, `history.jsonl`, `operative_config.gin`; also
+    `checkpoints/` if some are kept."""
+    execution = Execution.from_environment()
+    with crew(execution) as together:
+        return _run(spec, context, execution=execution, together=together)
+
+
+def _start(
+    spec: TrainSpec, config: ModelConfig, *, inputs: Mapping[str, Artifact], plan: Plan, mesh: Mesh
+) -> tuple[Callable[[Any], UnifiedIO2], Start]:
+    """(model parameters -> model, what training starts from: these, with adapters beside them where there are any)."""
+    module, shapes = functional(tree.abstract_model(config))
+    sharding, adapted = placement(config, plan=plan, mesh=mesh), spec.lora
+
+    def make() -> Any:
+        return functional(make_model(config, seed=spec.seed, inputs=inputs, sharding=sharding))[1]
+
+    if adapted is None:
+        return module, Start(shapes, make)
+
+    def adapt(params: Any) -> Any:
+        return lora.parameters(params, adapted, seed=spec.seed)
+
+    both = jax.eval_shape(adapt, shapes)
+    places = parameter_shardings(both, plan=plan, mesh=mesh)
+    return module, Start(both, lambda: jax.jit(adapt, out_shardings=places)(make()))
+
+
+def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, together: Crew) -> Mapping[str, Any]:
     config = ModelConfig.from_dict(spec.model_config)
     inputs = context.inputs
     mixture = open_mixture(
         inputs["mixture"].path,
-        datasets={k: inputs[k].path / inputs[k].stats["tfds_dir"] for k in inputs if inputs[k].kind == "dataset"},
+        datasets=dataset_directories(inputs),
         tokenizer=inputs["tokenizer"].path,
     )
     mixture.check_model(config)
-    mesh = data_mesh(batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
-    module, params = functional(make_model(config, seed=spec.seed, vision=inputs.get("vision")))
-    feed, batches = _feed(spec, mixture, config)
+    plan, adapted = execution.plan, spec.lora
+    mesh = open_mesh(execution, batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
+    source = _source(spec, mixture, config, Share.of(mesh))
+    module, start = _start(spec, config, inputs=inputs, plan=plan, mesh=mesh)
+
+    def model_of(values: Any) -> UnifiedIO2:
+        return module(values if adapted is None else lora.merged(values, adapted))
+
+    def tokens(values: Any, batch: Mapping[str, Any], *, static: _Static) -> dict[str, Any]:
+        outputs = model_of(values)(batch, **static.options)
+        return {name: output.loss_mask.sum() for name, output in outputs.items()}
+
+    def write(path: Path, values: Any) -> None:
+        flat = {name: whole(array) for name, array in tree.flatten(model_of(values)).items()}
+        if together.leads:
+            native.save_flat({name: array for name, array in flat.items() if array is not None}, path, config=config)
+
+    parts = spec.step.microbatches
     loop = Loop.of(
         spec,
-        loss=lambda values, batch, static: _loss(module(values), batch, static=static, spec=spec),
-        static=lambda batch: _static(batch, config=config),
-        batches=batches,
+        loss=lambda values, batch, **options: _loss(model_of(values), batch, spec=spec, **options),
+        static=functools.partial(_static, config=config, microbatches=parts),
+        items=functools.partial(_items, config=config, microbatches=parts),
+        tokens=tokens,
+        batches=source.batches,
         mesh=mesh,
+        plan=plan,
         label="train",
-        frozen=(VIT,) if config.freeze_vit else (),
+        only=None if adapted is None else (f"{lora.ADAPTERS}/*", *adapted.train),
+        frozen=_frozen(config),
+        order=_order(spec, inputs["mixture"]),
+        describe=source.describe,
+        keep=lambda step, values: write(context.out / "checkpoints" / str(step), values),
     )
-    params, history = train(loop, params, context)
-    if feed.stats.dropped:
-        print(feed.stats.text())
-    model = module(params)
-    native.save(model, context.out / "model")
-    (context.out / "config.json").write_text(config.to_json() + "\n")
-    (context.out / HISTORY).write_text(history_text(history))
-    size = sum(array.size for array in tree.flatten(model).values())
+    params, history = train(loop, start, context, crew=together)
+    if source.feed.stats.dropped:
+        print(source.feed.stats.text())
+    dropped = together.agree("dropped", source.feed.stats.dropped, merge=_added_up)
+    write(context.out / "model", params)
+    if together.leads:
+        if adapted is not None:
+            lora.save(params[lora.ADAPTERS], adapted, context.out / "adapters")
+        (context.out / "config.json").write_text(config.to_json() + "\n")
+        (context.out / HISTORY).write_text(history_text(history))
+        (context.out / OPERATIVE).write_text(operative_gin({"train": spec}))
+    size = sum(int(np.prod(shape)) for shape in tree.shapes(config).values())
     return {
         "parameters": int(size),
         "steps": spec.steps,
-        "examples": _examples(spec, feed),
-        "dropped": dict(feed.stats.dropped),
+        "examples": _examples(spec, source.feed),
+        "dropped": dropped,
         "loss": history[-1]["loss"],
-        "accuracy": history[-1]["text/accuracy"],
+        "accuracy": _accuracy(history[-1]),
         **_packing_stats(history),
     }

@@ -9,11 +9,11 @@ colour, and questions about it stay at chance (VQA exact match 0.60 instead of w
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -25,15 +25,19 @@ from uio2.model.checkpoint import native, tree
 from uio2.model.config import ModelConfig
 from uio2.model.layers import Dense
 from uio2.model.vit import VisionTransformer
+from uio2.pipeline.operative import OPERATIVE, operative_gin
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.tasks import boxes, image
 from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.feed import CHUNK, FURTHEST, FeedStats, Handed, data_options
 from uio2.tasks.guard import REASON, blank, explain, guarded
 from uio2.tasks.order import locate
+from uio2.tasks.tokenizer_stage import dataset_directory
+from uio2.train.execution import Execution
 from uio2.train.loop import HISTORY, Loop, history_text, train
 from uio2.train.models import functional
-from uio2.train.sharding import data_mesh
+from uio2.train.processes import Crew, crew
+from uio2.train.sharding import Share, open_mesh
 from uio2.train.specs import VisionTowerSpec
 
 NAME = "vision-tower"
@@ -192,26 +196,38 @@ class DenseFeed:
 
 
 def run(spec: VisionTowerSpec, context: StageContext) -> Mapping[str, Any]:
-    """Trains and writes `vit/` (arrays under the names they have in the model), `config.json`, `history.jsonl`."""
+    """Trains and writes `vit/` (arrays under the names they have in the model), `config.json`, `history.jsonl`, and
+    `operative_config.gin`."""
+    execution = Execution.from_environment()
+    with crew(execution) as together:
+        return _run(spec, context, execution=execution, together=together)
+
+
+def _run(spec: VisionTowerSpec, context: StageContext, *, execution: Execution, together: Crew) -> Mapping[str, Any]:
     config = ModelConfig.from_dict(spec.model_config)
     coco = context.inputs["coco"]
-    feed = DenseFeed(StoredDataset(coco.path / coco.stats["tfds_dir"]), config=config, seed=spec.seed)
+    feed = DenseFeed(StoredDataset(dataset_directory(coco)), config=config, seed=spec.seed)
     tower = DenseTower(config, classes=len(feed.classes), rngs=nnx.Rngs(spec.seed))
     module, params = functional(tower)
+    # Small enough to be whole on every device, and for every process to read all of each batch.
+    mesh = open_mesh(dataclasses.replace(execution, plan="data"), batch_size=spec.batch_size)
+    share = Share.of(mesh)
     loop = Loop.of(
         spec,
         loss=lambda values, batch: dense_loss(module(values), batch, spec=spec),
-        batches=lambda step: feed.batches(batch_size=spec.batch_size, start_step=step),
-        mesh=data_mesh(batch_size=spec.batch_size),
+        batches=lambda step: map(share.take, feed.batches(batch_size=spec.batch_size, start_step=step)),
+        mesh=mesh,
         label="vision tower",
     )
-    params, history = train(loop, params, context)
-    if feed.stats.dropped:
+    params, history = train(loop, params, context, crew=together)
+    if feed.stats.dropped and together.leads:
         print(feed.stats.text())
     flat = {name: np.asarray(array) for name, array in tree.flatten(module(params).vit).items()}
-    native.save_arrays(flat, context.out / "vit")
-    (context.out / "config.json").write_text(config.to_json() + "\n")
-    (context.out / HISTORY).write_text(history_text(history))
+    if together.leads:
+        native.save_arrays(flat, context.out / "vit")
+        (context.out / "config.json").write_text(config.to_json() + "\n")
+        (context.out / HISTORY).write_text(history_text(history))
+        (context.out / OPERATIVE).write_text(operative_gin({"vision-tower": spec}))
     size = sum(array.size for array in flat.values())
     return {"parameters": int(size), "steps": spec.steps, "classes": len(feed.classes),
             "dropped": dict(feed.stats.dropped), **_last(history)}  # fmt: skip
@@ -221,10 +237,10 @@ def _last(history: list[dict[str, float]]) -> dict[str, float]:
     return {k: v for k, v in history[-1].items() if k in ("loss", "foreground_accuracy", "box_loss")}
 
 
-def load_vit(path: Any, model_params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """`model_params` (our names) with the vision transformer of a `vision-tower` artifact in its place."""
+def load_vit(path: Any, model_params: Mapping[str, Any]) -> dict[str, Any]:
+    """`model_params` (our names) with the vision transformer of a `vision-tower` artifact in its place, on the host."""
     prefix = "image_vit/"
     stored = {prefix + name: array for name, array in native.load_arrays(path / "vit").items()}
     expected = {k: tuple(v.shape) for k, v in model_params.items() if k.startswith(prefix)}
     tree.check(expected, stored)
-    return {**model_params, **{k: jnp.asarray(v) for k, v in stored.items()}}
+    return {**model_params, **stored}

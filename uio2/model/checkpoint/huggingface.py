@@ -42,6 +42,15 @@ def load(
     """
     folder = hub.resolve(path_or_repo, revision=revision)
     config = config or read_config(folder)
+    return t5x.build(fitting(folder, config=config), config=config, dtype=dtype, sharding=sharding)
+
+
+def fitting(folder: Path, *, config: ModelConfig) -> dict[str, Stored]:
+    """The folder's arrays under the names and in the layout of `t5x.expected_shapes`; views, nothing is read.
+
+    Raises:
+      CheckpointError: see `load`.
+    """
     state = read_state_dict(folder)
     expected = t5x.expected_shapes(config)
     # A key that no T5X path has stays under its own name, which `match` leaves for `check` to report.
@@ -51,8 +60,7 @@ def load(
         {torch_names.to_torch(p): torch_names.operation(p).torch_shape(shape) for p, shape in expected.items()},
         {torch_names.to_torch(ours): state[paths[theirs]] for ours, theirs in found.items()},
     )
-    fitting = {ours: torch_names.operation(ours).to_t5x(state[paths[theirs]]) for ours, theirs in found.items()}
-    return t5x.build(fitting, config=config, dtype=dtype, sharding=sharding)
+    return {ours: torch_names.operation(ours).to_t5x(state[paths[theirs]]) for ours, theirs in found.items()}
 
 
 def save(model: UnifiedIO2, path: str | Path) -> None:

@@ -6,9 +6,11 @@ random names, and equal parameters must give equal bytes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -18,14 +20,22 @@ from uio2.model.checkpoint.zarr_files import ZarrArray
 from uio2.model.config import ModelConfig
 from uio2.model.unified_io import UnifiedIO2
 
+CONFIG = "config.json"
 # Orbax writes the time into these.
 VOLATILE = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 def save_arrays(flat: dict[str, Any], path: Path) -> None:
-    """Writes {name: array} with '/' in the names as nesting; `path` must not exist."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
-        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(_nest(flat)))
+    """Writes {name: array} with '/' in the names as nesting; `path` must not exist.
+
+    Of several processes one alone calls it, with arrays on the host.
+    """
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="native"
+    ) if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()  # fmt: skip
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(nest(flat)))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -41,17 +51,25 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def save(model: UnifiedIO2, path: str | Path) -> None:
     """Writes the model; `path` is a new directory."""
+    save_flat({name: np.asarray(array) for name, array in tree.flatten(model).items()}, path, config=model.config)
+
+
+def save_flat(flat: dict[str, np.ndarray], path: str | Path, *, config: ModelConfig) -> None:
+    """Writes a model whose parameters are on the host, by our names; `path` is a new directory."""
     path = Path(path)
     path.mkdir(parents=True)
-    save_arrays({name: np.asarray(array) for name, array in tree.flatten(model).items()}, path / "params")
-    (path / "config.json").write_text(model.config.to_json() + "\n")
+    save_arrays(flat, path / "params")
+    (path / CONFIG).write_text(config.to_json() + "\n")
 
 
-def load(path: str | Path, *, dtype: Any = None, sharding: Placement | None = None) -> UnifiedIO2:
+def load(
+    path: str | Path, *, config: ModelConfig | None = None, dtype: Any = None, sharding: Placement | None = None
+) -> UnifiedIO2:
     """Reads what `save` wrote.
 
     Args:
       path: the directory.
+      config: in place of the directory's own; modalities it leaves out are not read.
       dtype: of the parameters in memory; None keeps what each was stored in.
       sharding: parameter name -> where it goes; each device reads its own part.
 
@@ -59,10 +77,33 @@ def load(path: str | Path, *, dtype: Any = None, sharding: Placement | None = No
       CheckpointError: tensors and config do not agree.
     """
     path = Path(path)
-    if not (path / "config.json").is_file():
-        raise tree.CheckpointError(f"{path} is not a model checkpoint: it has no config.json")
-    config = ModelConfig.from_json((path / "config.json").read_text())
-    return tree.build(_stored(path / "params"), config=config, dtype=dtype, sharding=sharding)
+    if config is None:
+        return tree.build(_stored(path / "params"), config=read_config(path), dtype=dtype, sharding=sharding)
+    return tree.build(fitting(path, config=config), config=config, dtype=dtype, sharding=sharding)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The directory's own config.
+
+    Raises:
+      CheckpointError: it has none.
+    """
+    if not (path / CONFIG).is_file():
+        raise tree.CheckpointError(f"{path} is not a model checkpoint: it has no {CONFIG}")
+    return ModelConfig.from_json((path / CONFIG).read_text())
+
+
+def fitting(path: Path, *, config: ModelConfig) -> dict[str, Stored]:
+    """The arrays that a model of `config` has, unread.
+
+    Raises:
+      CheckpointError: some are missing, misshapen, or no part of the directory's own config.
+    """
+    stored, expected = _stored(path / "params"), tree.shapes(config)
+    left_out = tree.shapes(read_config(path)).keys() - expected.keys()
+    found = {name: array for name, array in stored.items() if name not in left_out}
+    tree.check(expected, found)
+    return found
 
 
 def _stored(path: Path) -> dict[str, Stored]:
@@ -70,7 +111,8 @@ def _stored(path: Path) -> dict[str, Stored]:
     return {file.parent.name.replace(".", "/"): ZarrArray(file.parent) for file in sorted(path.glob("*/.zarray"))}
 
 
-def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": value} as {"a": {"b": value}}."""
     root: dict[str, Any] = {}
     for name, value in flat.items():
         *folders, leaf = name.split("/")

@@ -62,10 +62,15 @@ def from_tree(
     flat: Mapping[str, Stored], *, config: ModelConfig, dtype: Any = jnp.float32, sharding: Placement | None = None
 ) -> UnifiedIO2:
     """A model from T5X-named arrays; see `load`."""
+    return build(fitting(flat, config=config), config=config, dtype=dtype, sharding=sharding)
+
+
+def fitting(flat: Mapping[str, Stored], *, config: ModelConfig) -> dict[str, Stored]:
+    """The arrays of `flat` that are those of `expected_shapes`; nothing is read. Raises as `load`."""
     expected = expected_shapes(config)
     found = {ours: flat[theirs] for ours, theirs in match(expected, flat, config=config).items()}
     tree.check(expected, found)
-    return build(found, config=config, dtype=dtype, sharding=sharding)
+    return found
 
 
 def build(fitting: Mapping[str, Stored], *, config: ModelConfig, dtype: Any, sharding: Placement | None) -> UnifiedIO2:

@@ -52,7 +52,7 @@ class PackedFeed:
         self._feed = Feed(mixture, seed=seed, split=split, parallel=parallel)
         self._parallel = parallel
         self.stats = self._feed.stats
-        self._span = range(SAMPLE)
+        self._span, self._measuring = range(SAMPLE), threading.Lock()
         self._measured = self._measure()
         self.windows: Windows = plan_windows(self._sizes(range(SAMPLE)), spec=packing, rows=rows)
 
@@ -83,6 +83,12 @@ class PackedFeed:
                 yield packed(self._feed.counted(values), batch, mine=mine)
         self._feed.ended()
 
+    def describe(self, step: int) -> list[dict[str, int | str]]:
+        """The examples of the batch of a step, as `Feed.describe`; reads the lengths of its window again."""
+        window, number = divmod(step, self.windows.steps)
+        members = _members(self._window(window)[number], slice(None))
+        return self._feed.describe(window * self.windows.positions + members)
+
     @property
     def _keep(self) -> int:
         return 4 + BEHIND // self.windows.positions
@@ -110,8 +116,9 @@ class PackedFeed:
 
     def _sizes(self, span: range) -> Sizes:
         """What the examples at these positions take."""
-        self._span = span
-        return Sizes.of(np.concatenate(list(self._measured.as_numpy_iterator())))
+        with self._measuring:  # windows are packed ahead in a thread of their own, while `describe` may ask for one
+            self._span = span
+            return Sizes.of(np.concatenate(list(self._measured.as_numpy_iterator())))
 
     def _measure(self) -> tf.data.Dataset:
         """int32 [n, columns] of the positions of `_span`, in pieces; one dataset for all, because tracing takes longer

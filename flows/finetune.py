@@ -1,0 +1,214 @@
+"""Training by a recipe: the datasets its tasks need -> register -> train, from a checkpoint or from fresh parameters.
+
+Reproduces: what the recipe says. Cost, score: in the head of each file of `configs/finetune` and `configs/pretrain`.
+Run: uio2 train --gin_file=configs/models/large.gin --gin_file=configs/finetune/refexp.gin
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uio2.model.config import ModelConfig
+from uio2.pipeline.gin_config import GinConfig, search
+from uio2.pipeline.gin_names import Names, scan
+from uio2.pipeline.operative import operative_gin
+from uio2.pipeline.stage import Pipeline, Source, Stage, StageError, UsageError
+from uio2.pipeline.store import Store
+from uio2.tasks.families import TaskError, find_task
+from uio2.tasks.mixtures import expand
+from uio2.tasks.specs import REGISTER, TRAIN_TOKENIZER, RegisterSpec, TokenizerSpec
+from uio2.tasks.task_list import dataset_of
+from uio2.train.model_choice import chosen, config_of
+from uio2.train.recipe import FROM_CHECKPOINT, Recipe
+from uio2.train.specs import TRAIN, TrainSpec
+
+CONFIG = "configs/pipelines/finetune.gin"
+RECIPES = ("configs/finetune", "configs/pretrain")
+# A command line that sets one of these means a recipe.
+MARKS = ("MODEL", "TASKS", "INITIAL_CHECKPOINT", "MODEL_DIR")
+
+
+def is_recipe(gin_files: Sequence[str], bindings: Sequence[str]) -> bool:
+    """Whether these files or bindings set what only a recipe has."""
+    names = Names()
+    for file in gin_files:
+        path = search(file)
+        scan(names, path.read_text(), place=str(path), find=search)
+    given = {binding.partition("=")[0].strip() for binding in bindings} | names.macros.keys()
+    return not given.isdisjoint(MARKS) or names.mentioned(Recipe)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A recipe, resolved.
+
+    Attributes:
+      recipe: where it starts, where results go.
+      register, train, tokenizer: the specs of its stages; the last is used only where a tokenizer is trained.
+      start: the checkpoint it starts from (`uio2.train.starting.Start`), or None.
+    """
+
+    recipe: Recipe
+    register: RegisterSpec
+    train: TrainSpec
+    tokenizer: TokenizerSpec
+    start: Any = None
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model that is trained."""
+        return ModelConfig.from_dict(self.train.model_config)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The datasets its tasks read, by input name."""
+        return tuple(dict.fromkeys(find_task(name).dataset for name in self.register.rates))
+
+    @property
+    def tokenizer_path(self) -> Path | None:
+        """The file given for it, else the checkpoint's; None where one is to be trained or nothing is known."""
+        if self.recipe.tokenizer:
+            return Path(self.recipe.tokenizer).expanduser()
+        return self.start.tokenizer if self.start else None
+
+    def text(self, *, trains_tokenizer: bool = False) -> str:
+        """Every value of it as a gin file."""
+        specs = {"recipe": self.recipe, **({"tokenizer": self.tokenizer} if trains_tokenizer else {})}
+        return operative_gin({**specs, "register": self.register, "train": self.train})
+
+
+def settings(gin_files: Sequence[str], bindings: Sequence[str], *, store: Store) -> Settings:
+    """Resolves a recipe; touches no data.
+
+    Args:
+      gin_files: of the recipe and the model, in any order, after `CONFIG`.
+      bindings: `X=Y`.
+      store: where artifacts that the recipe names are.
+
+    Raises:
+      UsageError: a value cannot be meant, or there is no model, no task or no checkpoint of that name.
+    """
+    config = GinConfig.parse([CONFIG, *gin_files], bindings)
+    recipe = config.spec(Recipe)
+    if not recipe.tasks:
+        raise UsageError(f"no TASKS: add --gin_file=RECIPE, one of {', '.join(recipe_files())}, or your own")
+    try:
+        expand(recipe.tasks)
+    except TaskError as error:
+        raise UsageError(f"TASKS: {error}") from error
+    start = None
+    if recipe.initial_checkpoint:
+        from uio2.train.starting import find_start
+
+        start = find_start(recipe.initial_checkpoint, store=store)
+    model = _model(recipe, start)
+    fitted = _sizes(config_of(model), recipe, bound=config.names.bound(RegisterSpec))
+    config = GinConfig.parse([CONFIG, *gin_files], [*bindings, f"MODEL={model!r}", *fitted])
+    recipe = dataclasses.replace(config.spec(Recipe), model=recipe.model)
+    found = Settings(recipe, config.spec(RegisterSpec), config.spec(TrainSpec), config.spec(TokenizerSpec), start)
+    config.check_used(pipeline=recipe.pipeline, own=CONFIG)
+    return found
+
+
+def recipe_files() -> list[str]:
+    """The recipes of the repository, as `--gin_file` takes them."""
+    return [f"{folder}/{path.name}" for folder in RECIPES for path in sorted(search_folder(folder).glob("*.gin"))]
+
+
+def search_folder(folder: str) -> Path:
+    """A folder of the repository."""
+    return search(CONFIG).parents[2] / folder
+
+
+def _model(recipe: Recipe, start: Any) -> str:
+    """The model as specs hold it."""
+    if recipe.model != FROM_CHECKPOINT:
+        try:
+            model = chosen(recipe.model)
+            config_of(model)
+        except StageError as error:
+            raise UsageError(f"MODEL: {error}") from error
+        return model
+    if start is None:
+        raise UsageError("no MODEL: add --gin_file=configs/models/SIZE.gin (tiny, base, large, xl, xxl, digits), or "
+                         "--gin.MODEL=\"'config.json'\"; with INITIAL_CHECKPOINT its own config serves")  # fmt: skip
+    config = start.checkpoint.config()
+    if config is None:
+        raise UsageError(f"no MODEL: {start.checkpoint.folder} is a T5X checkpoint, which holds no config; add "
+                         "--gin_file=configs/models/SIZE.gin, or --gin.MODEL=\"'config.json'\"")  # fmt: skip
+    return chosen(str(start.checkpoint.folder / "config.json"))
+
+
+def _sizes(config: ModelConfig, recipe: Recipe, *, bound: set[str]) -> list[str]:
+    """Bindings that make examples of the sizes the model takes, where the recipe does not say."""
+    codec = config.image_codec
+    sizes: dict[str, Any] = {
+        "image_size": config.image_size,
+        "image_patch_size": config.image_patch_size,
+        "image_history_size": config.image_history_size,
+        "audio_patch_size": config.audio_patch_size,
+        "image_target_size": codec.image_size,
+        "image_target_patch_size": codec.patch_size,
+        "audio_target_patch_size": config.audio_codec.patch_size,
+        "num_frames": min(RegisterSpec.num_frames, config.image_resampler.max_frames),
+        "num_audio_segments": min(RegisterSpec.num_audio_segments, config.audio_resampler.max_frames),
+    }
+    fitted = [f"tasks.RegisterSpec.{field}={value!r}" for field, value in sizes.items() if field not in bound]
+    lengths = {
+        "TEXT_INPUTS": (recipe.text_inputs, config.encoder_max_text_length),
+        "TEXT_TARGETS": (recipe.text_targets, config.decoder_max_text_length),
+    }
+    families = sorted({find_task(name).prompts for name in expand(recipe.tasks)} - {""})
+    fitted.append(f"tasks.TokenizerSpec.prompts={tuple(families)!r}")
+    return fitted + [f"{name}={most}" for name, (given, most) in lengths.items() if given is None]
+
+
+def find_datasets(found: Settings, *, store: Store, given: Mapping[str, str]) -> dict[str, Path]:
+    """Where each dataset is that can be had: the folder given for it, else the newest artifact of the store.
+
+    Raises:
+      UsageError: a folder is given for a dataset that no task reads.
+    """
+    unknown = [name for name in given if name not in found.datasets]
+    if unknown:
+        raise UsageError(f"--dataset {unknown[0]}=...: no task of the recipe reads it; they read {found.datasets}")
+    places: dict[str, Path] = {}
+    for task in map(find_task, found.register.rates):
+        place = dataset_of(task, store=store, given=given)
+        if place is not None:
+            inside = task.dataset in given
+            places[task.dataset] = place[1] if inside else place[1].parents[_depth(store, place[1])]
+    return places
+
+
+def _depth(store: Store, directory: Path) -> int:
+    """How far above its TFDS directory an artifact of the store begins."""
+    from uio2.pipeline.artifact import RECORD
+
+    return next(n for n, folder in enumerate(directory.parents) if (folder / RECORD).is_file())
+
+
+def build(found: Settings, *, datasets: Mapping[str, Path], tokenizer: Path | None) -> Pipeline:
+    """The pipeline.
+
+    Args:
+      found: the recipe.
+      datasets: by input name, each a TFDS directory or the folder of a dataset artifact.
+      tokenizer: a SentencePiece file or a tokenizer artifact; None trains one on the datasets.
+    """
+    data: dict[str, Stage | Source] = {name: Source(str(path)) for name, path in datasets.items()}
+    stages: list[Stage] = []
+    words: Stage | Source
+    if tokenizer is None:
+        words = Stage("tokenizer", TRAIN_TOKENIZER, found.tokenizer, data)
+        stages.append(words)
+    else:
+        words = Source(str(tokenizer))
+    mixture = Stage("register", REGISTER, found.register, {**data, "tokenizer": words})
+    inputs: dict[str, Stage | Source] = {**data, "mixture": mixture, "tokenizer": words}
+    if found.start is not None:
+        inputs["initial"] = Source(str(found.start.source))
+    return Pipeline(found.recipe.pipeline, (*stages, mixture, Stage("train", TRAIN, found.train, inputs)))

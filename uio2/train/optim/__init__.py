@@ -1,0 +1,1 @@
+"""The parts of the optimizer: names of parameters, learning-rate schedules, Adafactor."""
