@@ -128,6 +128,7 @@ class CocoJob:
     def encode(self, record: Record) -> bytes:
         value = record.value
         image = value["image"]
+        width, height = image["width"], image["height"]
         bases = image_bases(self.images, (image["folder"], *self.folders))
         names = image_names(value["id"], image["file_name"])
         stored = read_image(
@@ -135,8 +136,9 @@ class CocoJob:
             names,
             max_pixels=self.max_pixels,
             max_side=self.max_side,
-            size=(image["width"], image["height"]),
+            size=(width, height),
         )
+        scaled_to = (stored.width, stored.height)
         objects = coco_shapes.scaled(value["objects"], image, stored)
         captions, questions = value["captions"], value["questions"]
         return Example(
@@ -159,7 +161,9 @@ class CocoJob:
             strings={
                 "image": [stored.data],
                 "image/filename": [image["file_name"]],
-                "objects/mask": [coco_shapes.mask_png(o["outline"], of=image, stored=stored) for o in objects],
+                "objects/mask": [
+                    coco_shapes.mask_png(o["outline"], width=width, height=height, scaled_to=scaled_to) for o in objects
+                ],
                 "captions/text": [c["text"] for c in captions],
                 "vqa/questions": [q["text"] for q in questions],
                 "vqa/answers": [a for q in questions for a in q["answers"]],

@@ -93,20 +93,20 @@ def scaled(
     ]
 
 
-def mask_png(found: Any, *, of: Mapping[str, Any], stored: StoredImage) -> bytes:
+def mask_png(found: Any, *, width: int, height: int, scaled_to: tuple[int, int] | None = None) -> bytes:
     """A checked outline as an 8-bit PNG of one channel, 255 inside; b"" for None.
 
-    It is drawn in the size of the annotated image `of` and then brought to that of the stored one, by nearest pixels.
+    It is drawn in the annotated size, and then brought to the width and height `scaled_to` by nearest pixels.
     """
     if found is None:
         return b""
     from PIL import Image
     from pycocotools import mask
 
-    runs = mask.frPyObjects(found, of["height"], of["width"])
+    runs = mask.frPyObjects(found, height, width)
     inside = Image.fromarray(mask.decode(runs if isinstance(found, dict) else mask.merge(runs)) * 255)
-    if inside.size != (stored.width, stored.height):
-        inside = inside.resize((stored.width, stored.height), Image.Resampling.NEAREST)
+    if scaled_to not in (None, inside.size):
+        inside = inside.resize(scaled_to, Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     inside.save(buffer, "PNG")
     return buffer.getvalue()
