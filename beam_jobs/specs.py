@@ -251,26 +251,38 @@ IMPORT_FILES = StageType(
     run="beam_jobs.import_raw:run_files",
     volatile=("roots.json",),
 )
-BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="2")
-BUILD_REFCOCO = StageType(name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run")
-BUILD_AUDIO = StageType(name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run")
+BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="3")
+BUILD_REFCOCO = StageType(
+    name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run", code_version="2"
+)
+BUILD_AUDIO = StageType(
+    name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run", code_version="2"
+)
 BUILD_INSTRUCTIONS = StageType(
-    name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run"
+    name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run", code_version="2"
 )
 BUILD_AUDIO_TAGS = StageType(
-    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run"
+    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run", code_version="2"
 )
-BUILD_SPEECH = StageType(name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run")
-BUILD_VIDEO = StageType(name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run")
+BUILD_SPEECH = StageType(
+    name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run", code_version="2"
+)
+BUILD_VIDEO = StageType(
+    name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run", code_version="2"
+)
 BUILD_IMAGE_TEXT = StageType(
-    name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run"
+    name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run", code_version="2"
 )
 BUILD_VISUAL_GENOME = StageType(
-    name="build-visual-genome", kind="dataset", spec=VisualGenomeSpec, run="beam_jobs.visual_genome:run"
+    name="build-visual-genome",
+    kind="dataset",
+    spec=VisualGenomeSpec,
+    run="beam_jobs.visual_genome:run",
+    code_version="2",
 )
 BUILD_VQA_OPTIONS = StageType(
-    name="build-vqa-options", kind="dataset", spec=VqaOptionsSpec, run="beam_jobs.vqa_options:run"
+    name="build-vqa-options", kind="dataset", spec=VqaOptionsSpec, run="beam_jobs.vqa_options:run", code_version="2"
 )
 BUILD_IMAGE_PAIRS = StageType(
-    name="build-image-pairs", kind="dataset", spec=ImagePairsSpec, run="beam_jobs.image_pairs:run"
+    name="build-image-pairs", kind="dataset", spec=ImagePairsSpec, run="beam_jobs.image_pairs:run", code_version="2"
 )
