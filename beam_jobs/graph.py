@@ -60,7 +60,12 @@ class Assemble(beam.DoFn):
         self._duplicates = duplicates
 
     def process(self, element: tuple[Any, Iterable[tuple[str, Any]]], info: list[tuple[str, str]]) -> Iterator[Any]:
-        key, pairs = element
+        try:
+            yield from self._joined(*element, info)
+        except StageError as e:
+            raise marked(e) from e
+
+    def _joined(self, key: Any, pairs: Iterable[tuple[str, Any]], info: list[tuple[str, str]]) -> Iterator[Any]:
         rows: dict[str, list] = {kind: [] for kind in self._job.join_kinds}
         for kind, value in pairs:
             rows[kind].append(value)
@@ -68,10 +73,7 @@ class Assemble(beam.DoFn):
         seen = 0
         for item in self._job.assemble(key, rows, info_by_kind(info)):
             if isinstance(item, Letter):
-                try:
-                    check_duplicate(item, duplicates=self._duplicates)
-                except StageError as e:
-                    raise marked(e) from e
+                check_duplicate(item, duplicates=self._duplicates)
                 seen += item.drops.get(whole, 0)
                 yield beam.pvalue.TaggedOutput(LETTERS, (item.file, item.to_json()))
             else:

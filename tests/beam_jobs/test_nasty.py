@@ -44,8 +44,8 @@ DROPPED = {
     },
     "bad_images_section.json": {
         "37777": "size_mismatch",
-        "87038": "image_not_listed",
-        "117645": "image_not_listed",
+        "87038": "bad_size",
+        "117645": "missing_field",
         "135561": "path_escape",
         "9000": "path_escape",
         "9001": "image_missing",
@@ -91,7 +91,9 @@ def test_every_bad_item_has_a_dead_letter_and_the_others_are_kept(name: str, tmp
         shutil.copy(NASTY / name, source)
         edit(source, lambda v: v["categories"].pop())
     built = _build(tmp_path, source)
-    assert built.reasons() == DROPPED[name]
+    # An image that is dropped leaves its annotations without one.
+    found = {letter["key"]: letter["reason"] for letter in built.letters() if letter["reason"] != "image_not_listed"}
+    assert found == DROPPED[name]
     built.check_counts()
     assert built.examples("validation")
 
@@ -104,7 +106,7 @@ def test_a_file_that_is_no_annotation_file_is_one_clear_error(name: str, tmp_pat
 
 
 def test_two_categories_of_one_id_are_an_error(tmp_path: Path):
-    with pytest.raises(StageError, match="category 1 is 'person' in one place and 'duplicate of person id' in another"):
+    with pytest.raises(StageError, match="category 1 is 'duplicate of person id' in one place and 'person' in another"):
         _build(tmp_path, NASTY / "duplicate_ids.json")
 
 
@@ -153,8 +155,6 @@ def test_references_with_missing_parts(tmp_path: Path):
     ]
     (example,) = built.examples("validation")
     # Tokens are not read, and neither is `sent`, of which one is blank: the text is `raw`.
-    assert [text.decode()[:7] for refs in example["objects"]["refexp"]["raw"] for text in refs] == [
-        "a woman",
-        "a man i",
-    ]
+    texts = example["objects"]["refexp"]["raw"].flat_values.numpy()
+    assert [text[:7] for text in texts] == [b"a woman", b"a man i"]
     built.check_counts()

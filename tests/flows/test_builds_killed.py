@@ -42,8 +42,9 @@ class Moment:
 
 
 MOMENTS = (
-    Moment(lambda child: True, 2.5),
-    Moment(lambda child: True, 2.5),
+    Moment(lambda child: True, 0.8),
+    Moment(lambda child: True, 1.6),
+    Moment(lambda child: True, 2.4),
     Moment(lambda child: any((child.work / "shards").glob("*")), 0.1),
     Moment(lambda child: (child.work / "written.jsonl").exists(), 0.2),
     Moment(lambda child: (child.work / "read_back.jsonl").exists(), 0.2),
