@@ -75,8 +75,13 @@ def build(
     folder = context.out / job.name / version
     shards = _publish(job, written, num_shards, folder)
     context.progress(len(shards), len(shards) + 1, "reading the shards back")
-    read = _read_back(job, shards, work)
-    accounting = _account(job, seen, column(tally, "over_limit"), letters, shards, read)
+    try:
+        read = _read_back(job, shards, work)
+        accounting = _account(job, seen, column(tally, "over_limit"), letters, shards, read)
+    except StageError:
+        # The next attempt must not take the same files for finished ones.
+        shutil.rmtree(work / "shards", ignore_errors=True)
+        raise
     _write_metadata(job, work, folder, version, description, read)
     shutil.copytree(work / "dead_letters", context.out / "dead_letters", dirs_exist_ok=True)
     (context.out / "accounting.json").write_text(json.dumps(accounting, indent=2, sort_keys=True) + "\n")

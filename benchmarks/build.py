@@ -148,8 +148,7 @@ def _tfds(raw: Path) -> Callable[[Path], None]:
                 yield row["id"], {"image": pixels, "captions": row["captions"], "objects": boxes}
 
     def work(out: Path) -> None:
-        tfds.core.utils.logging.set_verbosity(tfds.core.utils.logging.ERROR)
-        tfds.display_progress_bar(False)
+        tfds.disable_progress_bar()
         Plain(data_dir=str(out)).download_and_prepare()
 
     return work

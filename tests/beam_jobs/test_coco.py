@@ -294,7 +294,7 @@ def test_works_without_vqa_and_with_flat_images(raw: Path, tmp_path: Path):
     assert "question" not in built.stats["records"] or built.stats["records"]["question"]["in"] == 0
 
 
-def test_a_shard_that_lost_records_is_noticed_and_not_published(tmp_path: Path):
+def test_a_shard_that_lost_records_is_noticed_and_written_again(built: Built, tmp_path: Path):
     from beam_jobs.tfrecord import read_records, write_record
 
     first = run_stage(BUILD_COCO, SMALL, tmp_path, raw=at(FIXTURE))
@@ -306,6 +306,7 @@ def test_a_shard_that_lost_records_is_noticed_and_not_published(tmp_path: Path):
             write_record(file, record)
     with pytest.raises(StageError, match=f"{len(records)} records were written but the file holds {len(records) - 1}"):
         run_stage(BUILD_COCO, SMALL, tmp_path, raw=at(FIXTURE))
+    assert run_stage(BUILD_COCO, SMALL, tmp_path, raw=at(FIXTURE)).shards() == built.shards()
     shard.write_bytes(shard.read_bytes()[:-5])
     with pytest.raises(StageError, match="cannot be read back"):
         run_stage(BUILD_COCO, SMALL, tmp_path, raw=at(FIXTURE))
