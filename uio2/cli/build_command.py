@@ -69,22 +69,26 @@ def run_build(args: argparse.Namespace) -> int:
         raise UsageError(
             f"pipeline {pipeline.name} builds no {unknown[0].removeprefix('build-')!r}; it builds: {known}"
         )
+    if (args.dry_run or args.out) and not set(names) <= set(built):
+        raise UsageError(f"--{'dry_run' if args.dry_run else 'out'}: stage {names[0]} makes no dataset; leave it out")
     from beam_jobs.request import running_on
 
-    pipeline = _changed(args, pipeline, names)
+    with running_on(args.runner):
+        return _built(args, _changed(args, pipeline, names), names)
+
+
+def _built(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> int:
     if args.dry_run:
         return _dry_run(args, pipeline, names)
     if args.out is None:
-        with running_on(args.runner):
-            return run_stages(args, pipeline, names)
+        return run_stages(args, pipeline, names)
     from beam_jobs.export import check_free, export
 
     out = Path(args.out)
     if len(names) != 1:
         raise UsageError(f"--out {out}: takes one dataset, and {len(names)} are to be built: {', '.join(names)}")
     check_free(out)
-    with running_on(args.runner):
-        return run_stages(args, pipeline, names, then=lambda artifact: {"out": str(export(artifact, out))})
+    return run_stages(args, pipeline, names, then=lambda artifact: {"out": str(export(artifact, out))})
 
 
 def _pipeline(args: argparse.Namespace) -> Pipeline:
