@@ -86,7 +86,7 @@ def field(item: Any, name: str, kind: type) -> Any:
         return int(value)
     if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
         raise BadRecord("wrong_type", f"{name} = {value!r}; expected {kind.__name__}")
-    if kind is int and not -(1 << 63) <= value < 1 << 63:
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
         raise BadRecord("out_of_range", f"{name} = {value} does not fit into 64 bits")
     return value
 

@@ -20,6 +20,7 @@ from uio2.pipeline.store import read_record
 
 def check_free(folder: Path) -> None:
     """StageError if something else than a dataset of ours is at `folder`."""
+    folder = folder.expanduser()
     if not folder.exists() or (folder.is_dir() and (read_record(folder) or not any(folder.iterdir()))):
         return
     what = "a folder that holds other things" if folder.is_dir() else "a file"

@@ -39,7 +39,7 @@ def pipeline_of(
     config = GinConfig.parse([CONFIG, *gin_files], bindings)
     stages: list[Stage] = []
     for name in names:
-        imported = config.spec(IMPORT_FILES.spec)
+        imported: Any = config.spec(IMPORT_FILES.spec)
         stages += stages_of(name, given, spec=_spec(config, BUILDERS[name]), imported=imported)
     config.check_used(pipeline=NAME, own=CONFIG)
     return Pipeline(NAME, tuple(stages))

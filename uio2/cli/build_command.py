@@ -150,10 +150,12 @@ def _roots(stage: Stage, raw: Any) -> dict[str, Path]:
 
     if raw is not None:
         return sources.roots(raw)
-    given = stage.inputs["raw"].inputs  # type: ignore[union-attr]
-    if not given or not all(isinstance(source, Source) for source in given.values()):
+    before = stage.inputs["raw"]
+    given = before.inputs if isinstance(before, Stage) else {}
+    found = {role: Path(s.path).expanduser().absolute() for role, s in given.items() if isinstance(s, Source)}
+    if not found:
         raise UsageError(f"--dry_run: {stage.name} is made of generated files that are not there yet; build it once")
-    return {role: Path(source.path).expanduser().absolute() for role, source in given.items()}
+    return found
 
 
 def _told(row: dict[str, Any]) -> list[str]:

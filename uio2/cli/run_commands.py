@@ -115,7 +115,7 @@ def run_stages(
     done = _execute(args, pipeline, stages=upstream(pipeline, names))
     results = [dataclasses.asdict(done[name].artifact) | {"reused": done[name].reused} for name in names]
     if then is not None:
-        results = [result | then(done[name].artifact) for name, result in zip(names, results, strict=True)]
+        results = [{**result, **then(done[name].artifact)} for name, result in zip(names, results, strict=True)]
     if args.json:
         print_json(results)
         return 0
