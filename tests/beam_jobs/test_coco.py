@@ -137,14 +137,6 @@ def test_same_bytes_with_more_workers_and_in_any_order(built: Built, raw: Path, 
     assert again.stats == built.stats
 
 
-@pytest.mark.slow
-def test_same_bytes_with_two_worker_processes(built: Built, tmp_path: Path, monkeypatch):
-    flags = "--runner=FnApiRunner --direct_running_mode=multi_processing --direct_num_workers=2"
-    monkeypatch.setenv("UIO2_BEAM_OPTIONS", flags)
-    again = run_stage(BUILD_COCO, SMALL, tmp_path / "again", raw=at(FIXTURE))
-    assert again.shards() == built.shards()
-
-
 def test_the_mode_that_loses_records_is_refused(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("UIO2_BEAM_OPTIONS", "--direct_running_mode=multi_threading")
     with pytest.raises(StageError, match="multi_threading loses records"):

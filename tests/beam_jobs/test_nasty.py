@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from beam_jobs import coco_rows
+from beam_jobs.dead_letters import Letter
 from beam_jobs.specs import BUILD_COCO, BUILD_REFCOCO, CocoSpec, RefCocoSpec
 from tests.beam_jobs.conftest import SHARED, Built, edit, needs_shared, picture, pointing, run_stage
 from uio2.pipeline.stage import StageError
@@ -58,10 +60,12 @@ DROPPED = {
         "9008": "wrong_type",
         "9009": "wrong_type",
     },
-    "captions_utf8_bom.json": {},
-    "captions_one_bad_byte.json": {"597185": "bad_text"},
-    "captions_lone_surrogate.json": {"597185": "bad_text"},
-    "captions_latin1.json": {"597185": "bad_text", "598568": "bad_text", "599939": "bad_text"},
+}
+CAPTIONS = {
+    "captions_utf8_bom.json": [],
+    "captions_one_bad_byte.json": ["597185"],
+    "captions_lone_surrogate.json": ["597185"],
+    "captions_latin1.json": ["597185", "598568", "599939"],
 }
 REFUSED = {
     "cut.json": "cut short",
@@ -76,10 +80,9 @@ REFUSED = {
 
 
 def _build(tmp_path: Path, source: Path) -> Built:
-    split = "captions" if source.name.startswith("captions") else "instances"
     annotations = tmp_path / "annotations"
     annotations.mkdir()
-    shutil.copy(source, annotations / f"{split}_val2017.json")
+    shutil.copy(source, annotations / "instances_val2017.json")
     return run_stage(BUILD_COCO, ALL, tmp_path, raw=pointing(tmp_path / "raw", images=MINI, annotations=annotations))
 
 
@@ -98,11 +101,20 @@ def test_every_bad_item_has_a_dead_letter_and_the_others_are_kept(name: str, tmp
     assert built.examples("validation")
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_file_that_is_no_annotation_file_is_one_clear_error(name: str, tmp_path: Path):
-    with pytest.raises(StageError, match=REFUSED[name]) as caught:
-        _build(tmp_path, NASTY / name)
-    assert "instances_val2017.json" in str(caught.value)
+def test_bytes_that_are_not_text_cost_their_captions():
+    for name, keys in CAPTIONS.items():
+        items = list(coco_rows.captions(str(NASTY / name), split="validation", folder=""))
+        letters = [item for item in items if isinstance(item, Letter)]
+        assert [letter.key for letter in letters] == keys, name
+        assert {letter.reason for letter in letters} <= {"bad_text"}
+        assert len(items) > 10 + len(keys)
+
+
+def test_a_file_that_is_no_annotation_file_is_one_clear_error():
+    for name, message in REFUSED.items():
+        with pytest.raises(StageError, match=message) as caught:
+            list(coco_rows.instances(str(NASTY / name), split="", folder=""))
+        assert name in str(caught.value)
 
 
 def test_two_categories_of_one_id_are_an_error(tmp_path: Path):

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beam_jobs import coco
 from beam_jobs.dead_letters import BadRecord
 from beam_jobs.images import stored_image
+from beam_jobs.preview import preview
 from beam_jobs.specs import (
     BUILD_COCO,
     BUILD_IMAGE_PAIRS,
@@ -134,6 +136,23 @@ def test_the_bytes_of_dropped_files_are_kept_on_request(tmp_path: Path, raw: Pat
     assert [path.read_bytes() for path in kept.iterdir()] == [bad]
     # A second attempt finds its shard finished and still has the bytes.
     assert run_stage(BUILD_COCO, spec, tmp_path, raw=at(raw)).shards() == built.shards()
+
+
+def test_a_dry_run_sees_what_a_build_would_and_samples_the_bytes(tmp_path: Path, raw: Path):
+    (raw / "images" / "val2017" / "000001000003.jpg").write_bytes(b"<html>404</html>")
+    edit(raw / "annotations" / "captions_val2017.json", lambda v: v["annotations"][0].update(caption=" "))
+    roots = {role: raw / role for role in ("images", "annotations", "vqa")}
+    seen = preview(coco.job_of(CocoSpec(), roots), CocoSpec(num_shards=4))
+    assert (seen.splits, seen.shards, seen.sampled) == ({"train": 16, "validation": 8}, 4, 24)
+    assert seen.dropped["caption"] == {"empty_caption": 1}
+    assert seen.sample_dropped == {"not_an_image": 1}
+    assert seen.problem == ""
+    strict = CocoSpec(num_shards=4, max_dropped_fraction=0.001)
+    assert "caption records were dropped" in preview(coco.job_of(strict, roots), strict).problem
+    loose = CocoSpec(num_shards=4, max_dropped_fraction=0.5)
+    built = run_stage(BUILD_COCO, loose, tmp_path, raw=at(raw))
+    assert abs(built.stats["bytes"] - seen.estimated_bytes) <= 2
+    assert {kind: row["in"] for kind, row in built.stats["records"].items()} == seen.records_in
 
 
 def test_settings_that_cannot_be_meant(tmp_path: Path):

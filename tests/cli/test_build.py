@@ -58,10 +58,6 @@ def test_a_dry_run_then_a_build_into_a_folder_then_the_same_from_python(uio2, tm
     )  # fmt: skip
     store = tmp_path / "store"
     assert not list((store / "artifacts").iterdir())
-    strict = uio2(*command[:-2], "--dry_run")
-    assert strict.returncode == 1
-    assert "would fail: 1 of 41 instruction records were dropped" in strict.stdout
-
     done = uio2(*command, "--out", str(out))
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)
