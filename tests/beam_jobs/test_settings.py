@@ -152,7 +152,7 @@ def test_a_dry_run_sees_what_a_build_would_and_samples_the_bytes(tmp_path: Path,
     loose = CocoSpec(num_shards=4, max_dropped_fraction=0.5)
     built = run_stage(BUILD_COCO, loose, tmp_path, raw=at(raw))
     assert abs(built.stats["bytes"] - seen.estimated_bytes) <= 2
-    assert {kind: row["in"] for kind, row in built.stats["records"].items()} == seen.records_in
+    assert {kind: row["in"] for kind, row in built.stats["records"].items() if row["in"]} == seen.records_in
 
 
 def test_settings_that_cannot_be_meant(tmp_path: Path):
