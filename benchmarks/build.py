@@ -4,8 +4,8 @@
     python -m benchmarks.build --images 500 --turns 1 --skip memory workers
 
 `speed`: the builder in memory on one worker, a plain TFDS `GeneratorBasedBuilder` that is given pixels, as the field's
-scripts do it, and a loop that puts the same bytes into TFRecords, which is the limit. All in one process, in turns, by
-its CPU seconds. `workers`: wall seconds of one and of two worker processes, of the images beyond a small build, so that
+scripts do it, a loop that puts the same bytes into TFRecords, which is the limit, and that loop with the check that every
+image decodes. All in one process, in turns, by its CPU seconds. `workers`: wall seconds of one and of two worker processes, of the images beyond a small build, so that
 their start does not count. `memory`: the largest process of builds of 2,000 and 20,000 images, and of streaming an
 annotation file of some hundred megabytes.
 """
@@ -66,7 +66,12 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 def _speed(raw: Path, args: argparse.Namespace) -> dict[str, Any]:
-    ways: dict[str, Callable[[Path], None]] = {"builder": _builder(raw), "tfds": _tfds(raw), "copy": _copy(raw)}
+    ways: dict[str, Callable[[Path], None]] = {
+        "builder": _builder(raw),
+        "tfds": _tfds(raw),
+        "copy": _copy(raw),
+        "checked": _copy(raw, check=True),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(args.turns + 1):
         for name, work in ways.items():
@@ -84,6 +89,7 @@ def _speed(raw: Path, args: argparse.Namespace) -> dict[str, Any]:
         **{f"{name}_per_cpu_second": round(args.images / value, 1) for name, value in middle.items()},
         "of_tfds": round(middle["tfds"] / middle["builder"], 2),
         "of_copy": round(middle["copy"] / middle["builder"], 3),
+        "of_checked": round(middle["checked"] / middle["builder"], 2),
     }
 
 
@@ -154,7 +160,8 @@ def _tfds(raw: Path) -> Callable[[Path], None]:
     return work
 
 
-def _copy(raw: Path) -> Callable[[Path], None]:
+def _copy(raw: Path, *, check: bool = False) -> Callable[[Path], None]:
+    from beam_jobs.images import check_image
     from beam_jobs.tf_example import Example
     from beam_jobs.tfrecord import write_record
 
@@ -164,6 +171,8 @@ def _copy(raw: Path) -> Callable[[Path], None]:
         with open(out / "copy.tfrecord", "wb") as file:
             for name in names:
                 data = (raw / "images" / name).read_bytes()
+                if check:
+                    check_image(data, max_pixels=50_000_000)
                 write_record(file, Example(strings={"image": [data], "image/filename": [name]}).to_bytes())
 
     return work
