@@ -4,10 +4,10 @@
     python -m benchmarks.build --images 500 --turns 1 --skip memory workers
 
 `speed`: the builder in memory on one worker, a plain TFDS `GeneratorBasedBuilder` that is given pixels, as the field's
-scripts do it, a loop that puts the same bytes into TFRecords, which is the limit, and that loop with the check that every
-image decodes. All in one process, in turns, by its CPU seconds. `workers`: wall seconds of one and of two worker processes, of the images beyond a small build, so that
-their start does not count. `memory`: the largest process of builds of 2,000 and 20,000 images, and of streaming an
-annotation file of some hundred megabytes.
+scripts do it, a loop that puts the same bytes into TFRecords, which is the limit, and that loop with the check that
+every image decodes. All in one process, in turns, by its CPU seconds. `workers`: wall seconds of one and of two worker
+processes, of the images beyond a small build, so that their start does not count. `memory`: the largest process of
+builds of 2,000 and 20,000 images, and of streaming an annotation file of some hundred megabytes.
 """
 
 from __future__ import annotations
