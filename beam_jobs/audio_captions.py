@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, sources
-from beam_jobs.build import build
+from beam_jobs.build import build_as
 from beam_jobs.clips import clip_example, clip_features, read_clip
 from beam_jobs.dead_letters import Letter
 from beam_jobs.job import Info, Record, Row
-from beam_jobs.specs import AudioCaptionsSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_AUDIO, AudioCaptionsSpec
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "audio_captions"
@@ -73,9 +75,13 @@ class AudioCaptionsJob:
         return clip_features({"captions": tfds.features.Sequence(tfds.features.Text())})
 
 
-def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `audio_captions` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_AUDIO, options)
+
+
+def job_of(spec: AudioCaptionsSpec, roots: Mapping[str, Path]) -> AudioCaptionsJob:
+    """The job of a recipe on the files of `roots`."""
     audio = sources.required(roots, "audio", wanted_by="build-audio")
     tables = [
         (m[1], str(path))
@@ -87,16 +93,13 @@ def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
             f"audio = {audio}: no captions_SPLIT.csv with SPLIT one of {', '.join(SPLITS)}; expected Clotho's "
             "columns file_name, caption_1, caption_2, ..."
         )
-    job = AudioCaptionsJob(tuple(tables), str(audio), spec.max_seconds)
-    return build(
-        job,
-        num_shards=spec.num_shards,
-        limit=spec.limit,
-        max_dropped_fraction=spec.max_dropped_fraction,
-        version=spec.version,
-        description=DESCRIPTION,
-        context=context,
-    )
+    return AudioCaptionsJob(tuple(tables), str(audio), spec.max_seconds)
+
+
+def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `audio_captions` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
+    return build_as(spec, job, description=DESCRIPTION, context=context)
 
 
 def read_table(folder: str, path: str) -> Iterator[Row | Letter]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from beam_jobs import sources, tables
@@ -19,9 +20,11 @@ from beam_jobs.build import build_as
 from beam_jobs.clips import clip_example, clip_features, read_clip
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.job import Info, Record, Row
-from beam_jobs.specs import AudioTagsSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_AUDIO_TAGS, AudioTagsSpec
 from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "audio_tags"
@@ -108,9 +111,13 @@ class AudioTagsJob(TableJob):
         return clip_features({"labels": tfds.features.Sequence(tfds.features.Text())})
 
 
-def run(spec: AudioTagsSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `audio_tags` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_AUDIO_TAGS, options)
+
+
+def job_of(spec: AudioTagsSpec, roots: Mapping[str, Path]) -> AudioTagsJob:
+    """The job of a recipe on the files of `roots`."""
     audio = sources.required(roots, "audio", wanted_by="build-audio-tags")
     role = "annotations" if "annotations" in roots else "audio"
     files = table_files(roots[role], role=role, expected=EXPECTED)
@@ -119,13 +126,18 @@ def run(spec: AudioTagsSpec, context: StageContext) -> Mapping[str, Any]:
         raise StageError(
             f"{role} = {roots[role]}: only {files[0].name}, which holds names of classes; expected {EXPECTED}"
         )
-    job = AudioTagsJob(
+    return AudioTagsJob(
         files=files,
         validation_fraction=spec.validation_fraction,
         bases=(*(str(audio / name) for name in ("audio", *sources.subfolders(audio))), str(audio)),
         max_seconds=spec.max_seconds,
         validation_folds=spec.validation_folds,
     )
+
+
+def run(spec: AudioTagsSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `audio_tags` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 

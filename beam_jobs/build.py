@@ -3,6 +3,7 @@
     work/shards/, work/letters/, work/*.jsonl      what the Beam graph leaves; finished shards survive a kill
     out/<name>/<version>/                          shards, features.json, dataset_info.json
     out/dead_letters/*.jsonl                       every dropped record with its reason
+    out/dead_letters/bytes/                        the bytes at fault, where they are asked for
     out/accounting.json                            per kind: in = written + dropped by reason + over_limit
 
 "Written" is counted by reading the published shards through once more, never by trusting the writers.
@@ -19,10 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.dead_letters import check_threshold, dropped_by_reason
+from beam_jobs.dead_letters import BYTES, check_threshold, dropped_by_reason
 from beam_jobs.job import Job
 from beam_jobs.runner import pipeline_options, stage_error_in
 from beam_jobs.shards import ReadBack, Shard, group_sizes, shard_name, sweep
+from beam_jobs.specs import DatasetSpec, ImageDatasetSpec
 from uio2.pipeline.stage import StageContext, StageError
 
 POLL_SECONDS = 1.0
@@ -37,6 +39,8 @@ def build(
     version: str,
     description: str,
     context: StageContext,
+    duplicates: str = "drop",
+    keep_bytes: bool = False,
 ) -> dict[str, Any]:
     """Builds the dataset into `context.out`; returns the stats for the record.
 
@@ -47,15 +51,21 @@ def build(
     work = context.work
     _clear(work)
     with _watched(work / "shards", num_shards, context.progress):
-        _run(
+        run_graph(
             lambda graph, pipeline: graph.build_graph(
-                pipeline, job, num_shards=num_shards, limit=limit, folder=str(work)
+                pipeline,
+                job,
+                num_shards=num_shards,
+                limit=limit,
+                folder=str(work),
+                duplicates=duplicates,
+                keep_bytes=keep_bytes,
             )
         )
-    written = [Shard(**{**s, "letters": tuple(s["letters"])}) for s in _lines(work / "written.jsonl")]
-    letters = _letters(work, written)
-    tally = dict(_lines(work / "tally.jsonl"))
-    seen = _column(tally, "in")
+    written = [Shard(**{**s, "letters": tuple(s["letters"])}) for s in lines(work / "written.jsonl")]
+    letters = letters_of(work, written)
+    tally = dict(lines(work / "tally.jsonl"))
+    seen = column(tally, "in")
     check_threshold(letters, seen=seen, limit=max_dropped_fraction, kept_in=str(work / "dead_letters"))
     if not sum(s.records for s in written):
         raise StageError(
@@ -65,8 +75,13 @@ def build(
     folder = context.out / job.name / version
     shards = _publish(job, written, num_shards, folder)
     context.progress(len(shards), len(shards) + 1, "reading the shards back")
-    read = _read_back(job, shards, work)
-    accounting = _account(job, seen, _column(tally, "over_limit"), letters, shards, read)
+    try:
+        read = _read_back(job, shards, work)
+        accounting = _account(job, seen, column(tally, "over_limit"), letters, shards, read)
+    except StageError:
+        # The next attempt must not take the same files for finished ones.
+        shutil.rmtree(work / "shards", ignore_errors=True)
+        raise
     _write_metadata(job, work, folder, version, description, read)
     shutil.copytree(work / "dead_letters", context.out / "dead_letters", dirs_exist_ok=True)
     (context.out / "accounting.json").write_text(json.dumps(accounting, indent=2, sort_keys=True) + "\n")
@@ -82,20 +97,45 @@ def build(
     }
 
 
-def build_as(spec: Any, job: Job, *, description: str, context: StageContext) -> dict[str, Any]:
+def build_as(spec: DatasetSpec, job: Job, *, description: str, context: StageContext) -> dict[str, Any]:
     """`build` with the settings that the specs of all datasets have."""
-    fraction = getattr(spec, "validation_fraction", 0.0)
-    if not 0 <= fraction <= 1:
-        raise StageError(f"validation_fraction = {fraction}: expected a share between 0 and 1")
+    check_spec(spec)
+    if side := scaled_to(spec):
+        description += f" Images whose longer side was above {side} pixels are scaled to it, as JPEG of quality 92."
     return build(
         job,
         num_shards=spec.num_shards,
         limit=spec.limit,
         max_dropped_fraction=spec.max_dropped_fraction,
-        version=spec.version,
+        version=version_of(spec),
         description=description,
         context=context,
+        duplicates=spec.duplicates,
+        keep_bytes=spec.dead_letter_bytes,
     )
+
+
+def scaled_to(spec: DatasetSpec) -> int | None:
+    """The longest side of the images of a dataset whose images may be scaled."""
+    return spec.max_side if isinstance(spec, ImageDatasetSpec) else None
+
+
+def version_of(spec: DatasetSpec) -> str:
+    """The TFDS version; of scaled images the last number is `max_side`, unless the recipe sets one."""
+    head, _, patch = spec.version.rpartition(".")
+    return f"{head}.{side}" if (side := scaled_to(spec)) and patch == "0" else spec.version
+
+
+def check_spec(spec: DatasetSpec) -> None:
+    """StageError if a setting cannot be meant."""
+    _check_settings(spec.num_shards, spec.limit, spec.max_dropped_fraction)
+    fraction = getattr(spec, "validation_fraction", 0.0)
+    if not 0 <= fraction <= 1:
+        raise StageError(f"validation_fraction = {fraction}: expected a share between 0 and 1")
+    if spec.duplicates not in ("drop", "error"):
+        raise StageError(f"duplicates = {spec.duplicates!r}: expected 'drop' or 'error'")
+    if (side := scaled_to(spec)) is not None and side < 1:
+        raise StageError(f"max_side = {side}: expected at least 1 pixel, or None to keep every file's bytes")
 
 
 def _check_settings(num_shards: int, limit: int | None, max_dropped_fraction: float) -> None:
@@ -117,7 +157,8 @@ def _clear(work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
 
 
-def _run(add: Callable[[Any, Any], None]) -> None:
+def run_graph(add: Callable[[Any, Any], None]) -> None:
+    """Runs the pipeline that `add(graph, pipeline)` makes, `graph` being `beam_jobs.graph`."""
     import apache_beam as beam
 
     from beam_jobs import graph
@@ -158,14 +199,14 @@ def _watched(folder: Path, num_shards: int, progress: Callable[[int, int, str], 
         thread.join()
 
 
-def _lines(path: Path) -> list[Any]:
+def lines(path: Path) -> list[Any]:
     """The values of a JSON-lines file; none when no line was written."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _letters(work: Path, written: Sequence[Shard]) -> list[dict[str, Any]]:
+def letters_of(work: Path, written: Sequence[Shard]) -> list[dict[str, Any]]:
     """All dropped records; also gathers them into `work/dead_letters`, one sorted file per reason."""
     texts: dict[str, list[str]] = {}
     found = work / "letters"
@@ -177,13 +218,24 @@ def _letters(work: Path, written: Sequence[Shard]) -> list[dict[str, Any]]:
             texts.setdefault(f"{letter['stage']}-{letter['kind']}-{letter['reason']}.jsonl", []).append(line)
     folder = work / "dead_letters"
     folder.mkdir(parents=True)
-    for name, lines in texts.items():
-        (folder / name).write_text("".join(line + "\n" for line in sorted(lines)), encoding="utf-8")
+    _keep_bytes(work, folder, written)
+    for name, found_there in texts.items():
+        (folder / name).write_text("".join(line + "\n" for line in sorted(found_there)), encoding="utf-8")
     return [json.loads(line) for name in sorted(texts) for line in sorted(texts[name])]
 
 
-def _column(tally: Mapping[str, int], column: str) -> dict[str, int]:
-    return {name.partition("/")[2]: n for name, n in sorted(tally.items()) if name.startswith(column + "/")}
+def _keep_bytes(work: Path, folder: Path, written: Sequence[Shard]) -> None:
+    """Puts the bytes that letters of this attempt name beside them."""
+    names = {kept["file"] for shard in written for line in shard.letters if (kept := json.loads(line).get("kept"))}
+    if names:
+        (folder / BYTES).mkdir()
+    for name in names:
+        link(work / name, folder / name)
+
+
+def column(tally: Mapping[str, int], name: str) -> dict[str, int]:
+    """One column of the tally, `in` or `over_limit`, by kind."""
+    return {key.partition("/")[2]: n for key, n in sorted(tally.items()) if key.startswith(name + "/")}
 
 
 def _publish(job: Job, written: Sequence[Shard], num_shards: int, folder: Path) -> list[Shard]:
@@ -198,12 +250,12 @@ def _publish(job: Job, written: Sequence[Shard], num_shards: int, folder: Path) 
                 target.touch()
                 shards.append(Shard(split, index, str(target), 0, 0, "", ()))
                 continue
-            _link(Path(shard.path), target)
+            link(Path(shard.path), target)
             shards.append(Shard(split, index, str(target), shard.records, shard.bytes, shard.asked, shard.letters))
     return shards
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """A hard link where the file system allows, else a copy; the original stays for a next attempt."""
     try:
         os.link(source, target)
@@ -212,8 +264,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _read_back(job: Job, shards: list[Shard], work: Path) -> list[ReadBack]:
-    _run(lambda graph, pipeline: graph.verify_graph(pipeline, job, shards, folder=str(work)))
-    read = [ReadBack(**value) for value in _lines(work / "read_back.jsonl")]
+    run_graph(lambda graph, pipeline: graph.verify_graph(pipeline, job, shards, folder=str(work)))
+    read = [ReadBack(**value) for value in lines(work / "read_back.jsonl")]
     return sorted(read, key=lambda r: (r.split, r.index))
 
 
@@ -259,7 +311,7 @@ def _write_metadata(
     sizes: dict[str, list[tuple[int, int]]] = {}
     for shard in read:
         sizes.setdefault(shard.split, []).append((shard.records, shard.bytes))
-    info = info_by_kind((kind, text) for kind, text in _lines(work / "info.jsonl"))
+    info = info_by_kind((kind, text) for kind, text in lines(work / "info.jsonl"))
     write_metadata(
         folder, name=job.name, version=version, description=description, features=job.features(info), shards=sizes
     )

@@ -11,7 +11,7 @@ import wave
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from beam_jobs.dead_letters import BadRecord
+from beam_jobs.dead_letters import BadRecord, about
 from beam_jobs.image_files import read_file
 from beam_jobs.tf_example import Example
 
@@ -66,7 +66,8 @@ def check_wav(data: bytes, *, max_seconds: float) -> int:
 
 def clip_example(key: str, data: bytes, *, max_seconds: float, texts: Mapping[str, Sequence[str]]) -> bytes:
     """The serialized example of a checked WAV and what is said of it, by feature name; raises as `check_wav`."""
-    rate = check_wav(data, max_seconds=max_seconds)
+    with about(data):
+        rate = check_wav(data, max_seconds=max_seconds)
     return Example(ints={"sample_rate": [rate]}, strings={"key": [key], "audio": [data], **texts}).to_bytes()
 
 

@@ -7,6 +7,8 @@
                 keypoints [17, 3] (x, y in pixels, visibility 0, 1, 2; zeros where none), num_keypoints,
                 mask (PNG of the image's size, 255 inside; b"" unless asked for)}]
 
+With `max_side`, keypoints, masks and areas are those of the scaled image.
+
 Images of `*_train*` files become `train`, of `*_val*` files `validation`. VQA questions join by image id whatever
 their file's split, for VQA v2 says "train2014" of images that the 2017 split moved. Keypoints of `person_keypoints*`
 files join objects by annotation id; where there is no instances file of their split, theirs are the objects. An image
@@ -22,12 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, coco_shapes, sources
-from beam_jobs.build import build
+from beam_jobs.build import build_as
 from beam_jobs.dead_letters import Letter
 from beam_jobs.image_files import image_bases, image_names, read_image
 from beam_jobs.job import Info, Record, Row
-from beam_jobs.specs import CocoSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_COCO, CocoSpec
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "coco_all"
@@ -57,6 +61,7 @@ class CocoJob:
       folders: its subfolders, any of which may hold an image.
       max_pixels: larger images are refused.
       masks: whether masks are drawn.
+      max_side: longer sides are scaled down to it.
     """
 
     files: tuple[SourceFile, ...]
@@ -64,6 +69,7 @@ class CocoJob:
     folders: tuple[str, ...]
     max_pixels: int
     masks: bool = False
+    max_side: int | None = None
     name: str = NAME
     record_kind: str = "image"
     join_kinds: tuple[str, ...] = ("image", "object", "pose", "caption", "question", "answer")
@@ -122,10 +128,19 @@ class CocoJob:
     def encode(self, record: Record) -> bytes:
         value = record.value
         image = value["image"]
+        width, height = image["width"], image["height"]
         bases = image_bases(self.images, (image["folder"], *self.folders))
         names = image_names(value["id"], image["file_name"])
-        data = read_image(bases, names, max_pixels=self.max_pixels, size=(image["width"], image["height"]))
-        objects, captions, questions = value["objects"], value["captions"], value["questions"]
+        stored = read_image(
+            bases,
+            names,
+            max_pixels=self.max_pixels,
+            max_side=self.max_side,
+            size=(width, height),
+        )
+        scaled_to = (stored.width, stored.height)
+        objects = coco_shapes.scaled(value["objects"], image, stored)
+        captions, questions = value["captions"], value["questions"]
         return Example(
             ints={
                 "image/id": [value["id"]],
@@ -144,10 +159,10 @@ class CocoJob:
                 "objects/keypoints": [v for o in objects for v in o["keypoints"] or coco_shapes.NO_POSE],
             },
             strings={
-                "image": [data],
+                "image": [stored.data],
                 "image/filename": [image["file_name"]],
                 "objects/mask": [
-                    coco_shapes.mask_png(o["outline"], width=image["width"], height=image["height"]) for o in objects
+                    coco_shapes.mask_png(o["outline"], width=width, height=height, scaled_to=scaled_to) for o in objects
                 ],
                 "captions/text": [c["text"] for c in captions],
                 "vqa/questions": [q["text"] for q in questions],
@@ -199,27 +214,30 @@ class CocoJob:
         )
 
 
-def run(spec: CocoSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `coco_all` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_COCO, options)
+
+
+def job_of(spec: CocoSpec, roots: Mapping[str, Path]) -> CocoJob:
+    """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-coco")
     annotations = sources.required(roots, "annotations", wanted_by="build-coco")
     files = [*annotation_files(annotations), *(vqa_files(roots["vqa"]) if "vqa" in roots else [])]
-    job = CocoJob(tuple(files), str(images), sources.subfolders(images), spec.max_pixels, spec.masks)
-    stats = build(
-        job,
-        num_shards=spec.num_shards,
-        limit=spec.limit,
-        max_dropped_fraction=spec.max_dropped_fraction,
-        version=spec.version,
-        description=DESCRIPTION,
-        context=context,
+    return CocoJob(
+        tuple(files), str(images), sources.subfolders(images), spec.max_pixels, spec.masks, max_side=spec.max_side
     )
+
+
+def run(spec: CocoSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `coco_all` from the raw artifact `raw`."""
+    roots = sources.roots(context.inputs["raw"])
+    stats = build_as(spec, job_of(spec, roots), description=DESCRIPTION, context=context)
     questions = stats["records"].get("question", {"in": 0, "written": 0, "over_limit": 0})
     if questions["in"] and not questions["written"] + questions["over_limit"]:
         raise StageError(
             f"vqa = {roots['vqa']}: none of its {questions['in']} questions belongs to an image of "
-            f"{annotations}; give the VQA files of these images, or leave vqa out"
+            f"{roots['annotations']}; give the VQA files of these images, or leave vqa out"
         )
     return stats
 
@@ -266,8 +284,8 @@ def category_names(info: Mapping[str, Sequence[Any]]) -> dict[int, str]:
     for category in info.get("category", ()):
         if names.setdefault(category["id"], category["name"]) != category["name"]:
             raise StageError(
-                f"category {category['id']} is {names[category['id']]!r} in one file and "
-                f"{category['name']!r} in another; the annotation files do not belong together"
+                f"category {category['id']} is {names[category['id']]!r} in one place and "
+                f"{category['name']!r} in another; the annotations do not belong together"
             )
     return dict(sorted(names.items()))
 

@@ -17,6 +17,7 @@ from beam_jobs.job import Info, Row
 from beam_jobs.json_stream import stream
 
 ANSWERS = 10
+_THINNEST = 1e-6
 
 
 def instances(path: str, *, split: str, folder: str, masks: bool = False) -> Iterator[Row | Letter | Info]:
@@ -28,7 +29,7 @@ def instances(path: str, *, split: str, folder: str, masks: bool = False) -> Ite
         elif section == "annotations":
             yield from _guarded(lambda i, p: object_row(i, p, masks=masks), item, place, "object")
         else:
-            yield Info("category", {"id": field(item, "id", int), "name": field(item, "name", str)})
+            yield from _guarded(_category, item, place, "category")
 
 
 def captions(path: str, *, split: str, folder: str) -> Iterator[Row | Letter | Info]:
@@ -65,11 +66,11 @@ def source_place(path: str, section: str, index: int) -> str:
     return f"{os.path.basename(path)}:{section}[{index}]"
 
 
-def _guarded(make: Callable[[Any, str], Row], item: Any, place: str, kind: str) -> Iterator[Row | Letter]:
+def _guarded(make: Callable[[Any, str], Any], item: Any, place: str, kind: str) -> Iterator[Any]:
     try:
         yield make(item, place)
     except BadRecord as bad:
-        drops = {} if kind == "answer" else {kind: 1}
+        drops = {} if kind in ("answer", "category") else {kind: 1}
         key = item.get("id", item.get("question_id", "?")) if isinstance(item, dict) else "?"
         yield Letter(str(key), kind, "read", bad.reason, bad.error, place, drops)
 
@@ -85,7 +86,13 @@ def field(item: Any, name: str, kind: type) -> Any:
         return int(value)
     if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
         raise BadRecord("wrong_type", f"{name} = {value!r}; expected {kind.__name__}")
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        raise BadRecord("out_of_range", f"{name} = {value} does not fit into 64 bits")
     return value
+
+
+def _category(item: Any, place: str) -> Info:
+    return Info("category", {"id": field(item, "id", int), "name": checked_text(field(item, "name", str))})
 
 
 def image_row(item: Any, place: str, *, split: str, folder: str) -> Row:
@@ -100,7 +107,7 @@ def image_row(item: Any, place: str, *, split: str, folder: str) -> Row:
         {
             "split": split,
             "folder": folder,
-            "file_name": field(item, "file_name", str),
+            "file_name": checked_text(field(item, "file_name", str)),
             "width": width,
             "height": height,
             "source": place,
@@ -157,7 +164,10 @@ def _caption_row(item: Any, place: str) -> Row:
 
 
 def _question_row(item: Any, place: str) -> Row:
-    value = {"id": field(item, "question_id", int), "text": checked_text(field(item, "question", str)), "source": place}
+    text = checked_text(field(item, "question", str))
+    if not text.strip():
+        raise BadRecord("empty_question", "the question is blank")
+    value = {"id": field(item, "question_id", int), "text": text, "source": place}
     return Row(field(item, "image_id", int), "question", value, {"question": 1})
 
 
@@ -173,11 +183,11 @@ def _answer_row(item: Any, place: str) -> Row:
 
 
 def checked_text(text: str) -> str:
-    """Text that can be stored: a lone surrogate, which JSON can spell and UTF-8 cannot, is refused."""
+    """Text that can be stored: bytes that are not UTF-8, and the lone surrogates that JSON can spell, are refused."""
     try:
         text.encode()
     except UnicodeEncodeError as e:
-        raise BadRecord("bad_text", f"{text!r}: {e.reason}") from e
+        raise BadRecord("bad_text", f"{text!r:.200}: bytes that are not UTF-8, or a lone surrogate") from e
     return text
 
 
@@ -247,11 +257,15 @@ def _lost_poses(key: int, poses: Sequence[Mapping[str, Any]], objects: Sequence[
 
 
 def normalised_box(box: Sequence[float], *, width: int, height: int) -> list[float]:
-    """x, y, width, height in pixels -> ymin, xmin, ymax, xmax in 0..1, cut off at the image's edge."""
+    """x, y, width, height in pixels -> ymin, xmin, ymax, xmax in 0..1, cut off at the image's edge.
+
+    Raises:
+      BadRecord: `empty_box`: no area is left, or none that 32-bit numbers could say.
+    """
     x, y, w, h = box
     ymin, xmin = max(0.0, y / height), max(0.0, x / width)
     ymax, xmax = min(1.0, (y + h) / height), min(1.0, (x + w) / width)
-    if ymax <= ymin or xmax <= xmin:
+    if min(ymax - ymin, xmax - xmin) < _THINNEST:
         raise BadRecord("empty_box", f"bbox = {list(box)} has no area inside the {width} x {height} image")
     return [ymin, xmin, ymax, xmax]
 
@@ -264,15 +278,25 @@ def join_captions(key: int, rows: Sequence[Mapping[str, Any]]) -> tuple[list[dic
 def join_questions(
     key: int, rows: Sequence[Mapping[str, Any]], given: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict], list[Letter]]:
-    """Questions with the ten answers of their id."""
-    by_id = {a["id"]: a["answers"] for a in sorted(given, key=lambda a: a["source"], reverse=True)}
+    """Questions with the ten answers of their id; answers that come twice, or to no question, become letters."""
+    asked = {row["id"] for row in rows}
+    by_id: dict[int, list[str]] = {}
+    lost = []
+    for a in sorted(given, key=lambda a: a["source"]):
+        if a["id"] not in asked:
+            error = f"no usable question {a['id']} is asked about the image"
+            lost.append(Letter(f"{key}/{a['id']}", "answer", "join", "no_question", error, a["source"], {}))
+        elif by_id.setdefault(a["id"], a["answers"]) is not a["answers"]:
+            error = f"question {a['id']} is answered twice; the first answers stay"
+            lost.append(Letter(f"{key}/{a['id']}", "answer", "join", "duplicate_id", error, a["source"], {}))
 
     def make(row: Mapping[str, Any]) -> dict[str, Any]:
         if row["id"] not in by_id:
             raise BadRecord("no_answers", f"question {row['id']} has no usable answers in the annotations files")
         return {"id": row["id"], "text": row["text"], "answers": by_id[row["id"]]}
 
-    return joined(key, rows, "question", make)
+    questions, letters = joined(key, rows, "question", make)
+    return questions, [*letters, *lost]
 
 
 def joined(

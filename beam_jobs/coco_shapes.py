@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_jobs.dead_letters import BadRecord
+from beam_jobs.images import StoredImage
 
 KEYPOINTS = 17
 NO_POSE = (0.0,) * (3 * KEYPOINTS)
@@ -74,17 +75,40 @@ def fitting(found: Any, *, width: int, height: int) -> Any:
     return found
 
 
-def mask_png(found: Any, *, width: int, height: int) -> bytes:
-    """A checked outline as an 8-bit PNG of one channel, 255 inside; b"" for None."""
+def scaled(
+    objects: Sequence[Mapping[str, Any]], of: Mapping[str, Any], stored: StoredImage
+) -> Sequence[Mapping[str, Any]]:
+    """Objects whose area and keypoints, in pixels of the annotated image `of`, are those of the stored one."""
+    across, down = stored.width / of["width"], stored.height / of["height"]
+    if across == down == 1:
+        return objects
+    factors = (across, down, 1) * KEYPOINTS
+    return [
+        {
+            **o,
+            "area": round(o["area"] * across * down),
+            "keypoints": [v * f for v, f in zip(o["keypoints"], factors[: len(o["keypoints"])], strict=True)],
+        }
+        for o in objects
+    ]
+
+
+def mask_png(found: Any, *, width: int, height: int, scaled_to: tuple[int, int] | None = None) -> bytes:
+    """A checked outline as an 8-bit PNG of one channel, 255 inside; b"" for None.
+
+    It is drawn in the annotated size, and then brought to the width and height `scaled_to` by nearest pixels.
+    """
     if found is None:
         return b""
     from PIL import Image
     from pycocotools import mask
 
     runs = mask.frPyObjects(found, height, width)
-    inside = mask.decode(runs if isinstance(found, dict) else mask.merge(runs))
+    inside = Image.fromarray(mask.decode(runs if isinstance(found, dict) else mask.merge(runs)) * 255)
+    if scaled_to not in (None, inside.size):
+        inside = inside.resize(scaled_to, Image.Resampling.NEAREST)
     buffer = io.BytesIO()
-    Image.fromarray(inside * 255).save(buffer, "PNG")
+    inside.save(buffer, "PNG")
     return buffer.getvalue()
 
 

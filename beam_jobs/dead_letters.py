@@ -11,22 +11,40 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from uio2.pipeline.stage import StageError
 
 SAMPLES = 3
+# Reasons that say a key or an id came before: an error where `duplicates` of a spec is `error`.
+DUPLICATES = ("duplicate_clip", "duplicate_id", "duplicate_image", "duplicate_key", "image_in_two_splits")
+BYTES = "bytes"
 
 
 class BadRecord(Exception):
-    """A record that must be dropped; `reason` is a short name to count by, `fault` as in `Letter`."""
+    """A record that must be dropped; `reason` is a short name to count by, `fault` as in `Letter`.
+
+    `data` holds the bytes that were at fault, once `about` has seen them.
+    """
 
     def __init__(self, reason: str, error: str, *, fault: bool = True):
         super().__init__(reason, error)
         self.reason = reason
         self.error = error
         self.fault = fault
+        self.data: bytes | None = None
+
+
+@contextmanager
+def about(data: bytes) -> Iterator[None]:
+    """Tells a `BadRecord` from inside which bytes were at fault, so that they can be kept on request."""
+    try:
+        yield
+    except BadRecord as bad:
+        bad.data = data if bad.data is None else bad.data
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +60,7 @@ class Letter:
       source: file and place it came from.
       drops: how many records of each kind are lost by it.
       fault: whether it counts towards the threshold.
+      kept: the bytes at fault, if they were asked for: `{file, size}`, the file below `dead_letters/`, size in bytes.
     """
 
     key: str
@@ -52,15 +71,32 @@ class Letter:
     source: str
     drops: Mapping[str, int]
     fault: bool = True
+    kept: Mapping[str, Any] | None = None
 
     def to_json(self) -> str:
-        """One line, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+        """One line, keys sorted; without `kept` where there is none."""
+        value = dataclasses.asdict(self)
+        if self.kept is None:
+            del value["kept"]
+        return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
     @property
     def file(self) -> str:
         """Which file of `dead_letters/` keeps it."""
         return f"{self.stage}-{self.kind}-{self.reason}.jsonl"
+
+
+def check_duplicate(letter: Letter, *, duplicates: str) -> None:
+    """Fails the build at a key or id that came before, where `duplicates` is `error`.
+
+    Raises:
+      StageError: naming both places.
+    """
+    if duplicates == "error" and letter.reason in DUPLICATES:
+        raise StageError(
+            f"{letter.kind} {letter.key} ({letter.source}): {letter.reason}: {letter.error}. Mend the source, or set "
+            "duplicates = 'drop' to keep the first and count the others"
+        )
 
 
 def dropped_by_reason(letters: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_jobs.dead_letters import Letter
+from beam_jobs.dead_letters import BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record, Row, order, shard_of
 from beam_jobs.runner import marked
 from beam_jobs.shards import Shard, read_back, write_shard
@@ -55,11 +55,17 @@ class ReadSource(beam.DoFn):
 class Assemble(beam.DoFn):
     """Joins the rows of one key into records ordered by hashed key."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, duplicates: str):
         self._job = job
+        self._duplicates = duplicates
 
     def process(self, element: tuple[Any, Iterable[tuple[str, Any]]], info: list[tuple[str, str]]) -> Iterator[Any]:
-        key, pairs = element
+        try:
+            yield from self._joined(*element, info)
+        except StageError as e:
+            raise marked(e) from e
+
+    def _joined(self, key: Any, pairs: Iterable[tuple[str, Any]], info: list[tuple[str, str]]) -> Iterator[Any]:
         rows: dict[str, list] = {kind: [] for kind in self._job.join_kinds}
         for kind, value in pairs:
             rows[kind].append(value)
@@ -67,6 +73,7 @@ class Assemble(beam.DoFn):
         seen = 0
         for item in self._job.assemble(key, rows, info_by_kind(info)):
             if isinstance(item, Letter):
+                check_duplicate(item, duplicates=self._duplicates)
                 seen += item.drops.get(whole, 0)
                 yield beam.pvalue.TaggedOutput(LETTERS, (item.file, item.to_json()))
             else:
@@ -91,34 +98,52 @@ class KeepFirst(beam.DoFn):
 class WriteShards(beam.DoFn):
     """Writes the records of one (split, shard)."""
 
-    def __init__(self, job: Job, num_shards: int, folder: str):
+    def __init__(self, job: Job, num_shards: int, folder: str, *, duplicates: str, keep_bytes: bool):
         self._job = job
         self._num_shards = num_shards
-        self._folder = folder
+        self._folder = os.path.join(folder, "shards")
+        self._duplicates = duplicates
+        self._keep_in = folder if keep_bytes else None
 
     def process(self, element: tuple[tuple[str, int], Iterable[tuple[int, Record]]]) -> Iterator[str]:
         (split, index), ordered = element
         try:
             shard = write_shard(
-                self._job, split=split, index=index, num_shards=self._num_shards, ordered=ordered, folder=self._folder
+                self._job,
+                split=split,
+                index=index,
+                num_shards=self._num_shards,
+                ordered=ordered,
+                folder=self._folder,
+                duplicates=self._duplicates,
+                keep_in=self._keep_in,
             )
         except StageError as e:
             raise marked(e) from e
         yield json.dumps(dataclasses.asdict(shard), sort_keys=True)
 
 
-def build_graph(pipeline: beam.Pipeline, job: Job, *, num_shards: int, limit: int | None, folder: str) -> None:
-    """Adds the whole build to `pipeline`; results are files below `folder`, see `beam_jobs.build`."""
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """What the first half of a build leaves: (split, (position, record)) and the side results."""
+
+    records: beam.PCollection
+    info: beam.PCollection
+    tallies: tuple[beam.PCollection, ...]
+    letters: tuple[beam.PCollection, ...]
+
+
+def join_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, duplicates: str) -> Joined:
+    """Adds reading, joining and the limit to `pipeline`; nothing is written."""
     read = (
         pipeline
         | "Sources" >> beam.Create(list(job.sources()), reshuffle=True)
         | "Read" >> beam.ParDo(ReadSource(job)).with_outputs(LETTERS, TALLY, INFO, main="rows")
     )
     info = read[INFO] | "DistinctInfo" >> beam.Distinct()
+    assemble = beam.ParDo(Assemble(job, duplicates), beam.pvalue.AsList(info))
     joined = (
-        read["rows"]
-        | "Join" >> beam.GroupByKey()
-        | "Assemble" >> beam.ParDo(Assemble(job), beam.pvalue.AsList(info)).with_outputs(LETTERS, TALLY, main="records")
+        read["rows"] | "Join" >> beam.GroupByKey() | "Assemble" >> assemble.with_outputs(LETTERS, TALLY, main="records")
     )
     records, tallies = joined["records"], [read[TALLY], joined[TALLY]]
     if limit is not None:
@@ -127,23 +152,80 @@ def build_graph(pipeline: beam.Pipeline, job: Job, *, num_shards: int, limit: in
         kept = records | "Limit" >> beam.ParDo(KeepFirst(), beam.pvalue.AsDict(last)).with_outputs(TALLY, main="kept")
         records = kept["kept"]
         tallies.append(kept[TALLY])
+    return Joined(records, info, tuple(tallies), (read[LETTERS], joined[LETTERS]))
+
+
+def build_graph(
+    pipeline: beam.Pipeline,
+    job: Job,
+    *,
+    num_shards: int,
+    limit: int | None,
+    folder: str,
+    duplicates: str,
+    keep_bytes: bool,
+) -> None:
+    """Adds the whole build to `pipeline`; results are files below `folder`, see `beam_jobs.build`."""
+    joined = join_graph(pipeline, job, limit=limit, duplicates=duplicates)
     shards = (
-        records
+        joined.records
         | "ByShard"
         >> beam.MapTuple(lambda split, ordered: ((split, shard_of(ordered[0], num_shards=num_shards)), ordered))
         | "GroupByShard" >> beam.GroupByKey()
-        | "WriteShards" >> beam.ParDo(WriteShards(job, num_shards, os.path.join(folder, "shards")))
+        | "WriteShards"
+        >> beam.ParDo(WriteShards(job, num_shards, folder, duplicates=duplicates, keep_bytes=keep_bytes))
     )
-    tally = tallies | "AllTallies" >> beam.Flatten() | "Sum" >> beam.CombinePerKey(sum)
-    _save(tally | "TallyLines" >> beam.Map(json.dumps), "tally", folder)
-    _save(info | "InfoLines" >> beam.Map(json.dumps), "info", folder)
+    save_side_results(joined, folder)
     _save(shards, "written", folder)
-    letters = [read[LETTERS], joined[LETTERS]] | "AllLetters" >> beam.Flatten()
+
+
+def save_side_results(joined: Joined, folder: str) -> None:
+    """Writes tallies, facts and dead letters below `folder`."""
+    tally = joined.tallies | "AllTallies" >> beam.Flatten() | "Sum" >> beam.CombinePerKey(sum)
+    _save(tally | "TallyLines" >> beam.Map(json.dumps), "tally", folder)
+    _save(joined.info | "InfoLines" >> beam.Map(json.dumps), "info", folder)
     (
-        letters
+        joined.letters
+        | "AllLetters" >> beam.Flatten()
         | "LettersByFile" >> beam.GroupByKey()
         | "SaveLetters" >> beam.MapTuple(lambda name, lines: save_lines(os.path.join(folder, "letters", name), lines))
     )
+
+
+class Sample(beam.DoFn):
+    """Encodes a record of the sample: its split and size, or why it would be dropped."""
+
+    def __init__(self, job: Job):
+        self._job = job
+
+    def process(self, element: tuple[str, tuple[int, Record]]) -> Iterator[str]:
+        split, (_, record) = element
+        try:
+            size, reason = len(self._job.encode(record)), ""
+        except BadRecord as bad:
+            size, reason = 0, bad.reason
+        except StageError as e:
+            raise marked(e) from e
+        yield json.dumps([split, size, reason])
+
+
+def preview_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, sample: int, folder: str, duplicates: str):
+    """Adds what a dry run looks at: everything joined and counted, the first `sample` records of each split encoded."""
+    joined = join_graph(pipeline, job, limit=limit, duplicates=duplicates)
+    save_side_results(joined, folder)
+    sizes = (
+        joined.records
+        | "Splits" >> beam.MapTuple(lambda split, ordered: (split, 1))
+        | "CountSplits" >> beam.CombinePerKey(sum)
+    )
+    _save(sizes | "SplitLines" >> beam.Map(json.dumps), "splits", folder)
+    first = (
+        joined.records
+        | "SampleFirst" >> beam.combiners.Top.SmallestPerKey(sample, key=lambda ordered: ordered[0])
+        | "SampleEach" >> beam.FlatMapTuple(lambda split, chosen: [(split, ordered) for ordered in chosen])
+        | "SampleEncode" >> beam.ParDo(Sample(job))
+    )
+    _save(first, "sample", folder)
 
 
 def verify_graph(pipeline: beam.Pipeline, job: Job, shards: list[Shard], *, folder: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from beam_jobs import sources
 from beam_jobs.dead_letters import BadRecord
-from beam_jobs.images import check_image
+from beam_jobs.images import StoredImage, stored_image
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -64,20 +64,14 @@ def read_image(
     names: Sequence[str],
     *,
     max_pixels: int,
+    max_side: int | None,
     size: tuple[int, int] | None = None,
     must_exist: bool = True,
-) -> bytes:
-    """The bytes of an image file that decodes and, where given, has the annotated size (width, height).
+) -> StoredImage:
+    """What a dataset stores of an image file; see `stored_image`.
 
     Raises:
-      BadRecord: `path_escape`, `image_missing`, `unreadable`, `size_mismatch`, or a reason of `check_image`.
+      BadRecord: `path_escape`, `image_missing`, `unreadable`, or a reason of `stored_image`.
     """
     data = read_file(bases, names, kind="image", must_exist=must_exist)
-    facts = check_image(data, max_pixels=max_pixels)
-    if size is not None and size != (facts.width, facts.height):
-        turned = " (EXIF says it is stored turned)" if facts.orientation > 4 else ""
-        raise BadRecord(
-            "size_mismatch",
-            f"the file is {facts.width} x {facts.height}{turned}, annotated as {size[0]} x {size[1]}",
-        )
-    return data
+    return stored_image(data, max_pixels=max_pixels, max_side=max_side, size=size)

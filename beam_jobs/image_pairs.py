@@ -21,13 +21,15 @@ from PIL import Image
 
 from beam_jobs import sources
 from beam_jobs.build import build_as
-from beam_jobs.dead_letters import BadRecord, Letter
+from beam_jobs.dead_letters import BadRecord, Letter, about
 from beam_jobs.image_files import SUFFIXES, read_file
-from beam_jobs.images import ImageFacts, check_image, png_ends
+from beam_jobs.images import ImageFacts, StoredImage, check_image, png_ends, stored_image
 from beam_jobs.job import Info, Record, Row
-from beam_jobs.specs import ImagePairsSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_IMAGE_PAIRS, ImagePairsSpec
 from beam_jobs.splits import hashed_split, named_split, number_of
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 
 DESCRIPTIONS = {
@@ -50,6 +52,7 @@ class ImagePairsJob:
     millimetres: float
     max_pixels: int
     validation_fraction: float
+    max_side: int | None = None
     record_kind: str = "image"
     join_kinds: tuple[str, ...] = ("image", "map")
 
@@ -92,17 +95,24 @@ class ImagePairsJob:
     def encode(self, record: Record) -> bytes:
         value = record.value
         data = read_file([self.images], [value["image"]], kind="image")
-        facts = check_image(data, max_pixels=self.max_pixels)
-        if facts.orientation > 1:
-            raise BadRecord("turned", f"EXIF orientation {facts.orientation}: whether the map is turned is unknown")
-        stored = read_file([self.maps], [value["map"]], kind="map")
-        if self.target == "depth":
-            stored = depth_png(stored, value["map"], facts, millimetres=self.millimetres, max_pixels=self.max_pixels)
-        else:
-            _check_normals(stored, facts, max_pixels=self.max_pixels)
+        with about(data):
+            facts = check_image(data, max_pixels=self.max_pixels)
+            if facts.orientation > 1:
+                raise BadRecord("turned", f"EXIF orientation {facts.orientation}: whether the map is turned is unknown")
+        image = stored_image(data, max_pixels=self.max_pixels, max_side=self.max_side)
+        pixels = read_file([self.maps], [value["map"]], kind="map")
+        with about(pixels):
+            pixels = self._map(pixels, value["map"], facts)
         return Example(
-            ints={"image/id": [number_of(record.key)]}, strings={"image": [data], self.target: [stored]}
+            ints={"image/id": [number_of(record.key)]},
+            strings={"image": [image.data], self.target: [_resized(pixels, image)]},
         ).to_bytes()
+
+    def _map(self, data: bytes, name: str, facts: ImageFacts) -> bytes:
+        if self.target == "depth":
+            return depth_png(data, name, facts, millimetres=self.millimetres, max_pixels=self.max_pixels)
+        _check_normals(data, facts, max_pixels=self.max_pixels)
+        return data
 
     def count(self, example: Example) -> Mapping[str, int]:
         return {"image": 1, "map": len(example.strings[self.target])}
@@ -115,16 +125,25 @@ class ImagePairsJob:
         return f.FeaturesDict({"image": image, "image/id": np.int64, self.target: f.Text()})
 
 
-def run(spec: ImagePairsSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `image_depth` or `image_normals` from the raw artifact `raw`."""
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_IMAGE_PAIRS, options)
+
+
+def job_of(spec: ImagePairsSpec, roots: Mapping[str, Path]) -> ImagePairsJob:
+    """The job of a recipe on the files of `roots`."""
     if spec.target not in MAPS:
         raise StageError(f"ImagePairsSpec.target = {spec.target!r}: expected {' or '.join(MAPS)}")
-    roots = sources.roots(context.inputs["raw"])
     images = sources.required(roots, "images", wanted_by=f"build of image_{spec.target}")
     maps = sources.required(roots, spec.target, wanted_by=f"build of image_{spec.target}")
-    job = ImagePairsJob(
-        str(images), str(maps), spec.target, spec.millimetres, spec.max_pixels, spec.validation_fraction
+    return ImagePairsJob(
+        str(images), str(maps), spec.target, spec.millimetres, spec.max_pixels, spec.validation_fraction, spec.max_side
     )
+
+
+def run(spec: ImagePairsSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `image_depth` or `image_normals` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
     return build_as(spec, job, description=DESCRIPTIONS[spec.target], context=context)
 
 
@@ -165,6 +184,16 @@ def depth_png(data: bytes, name: str, facts: ImageFacts, *, millimetres: float, 
         return data
     buffer = io.BytesIO()
     Image.fromarray(np.where(known, np.rint(scaled), 0).astype(np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _resized(data: bytes, image: StoredImage) -> bytes:
+    """A map in the size of its stored image, by nearest pixels: between two depths or normals there is no third."""
+    found: Image.Image = Image.open(io.BytesIO(data))
+    if found.size == (image.width, image.height):
+        return data
+    buffer = io.BytesIO()
+    found.resize((image.width, image.height), Image.Resampling.NEAREST).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -18,12 +18,14 @@ from beam_jobs import parquet, sources, tables, webdataset
 from beam_jobs.build import build_as
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.image_files import SUFFIXES, image_bases, read_file
-from beam_jobs.images import check_image, upright
+from beam_jobs.images import stored_image
 from beam_jobs.job import Record
-from beam_jobs.specs import ImageTextSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_IMAGE_TEXT, ImageTextSpec
 from beam_jobs.splits import named_split, number_of
 from beam_jobs.table_job import Parsed, TableFile, TableJob
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "image_text"
@@ -41,6 +43,7 @@ class ImageTextJob(TableJob):
     images: str
     folders: tuple[str, ...]
     max_pixels: int
+    max_side: int | None = None
     name: str = NAME
     record_kind: str = "image"
     row_kind: str = "text"
@@ -83,11 +86,10 @@ class ImageTextJob(TableJob):
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        data = self._bytes(value["place"])
-        facts = check_image(data, max_pixels=self.max_pixels)
+        stored = stored_image(self._bytes(value["place"]), max_pixels=self.max_pixels, max_side=self.max_side)
         return Example(
             ints={"image/id": [number_of(record.key)]},
-            strings={"image": [upright(data, facts)], "texts": value["texts"], "labels": value["labels"]},
+            strings={"image": [stored.data], "texts": value["texts"], "labels": value["labels"]},
         ).to_bytes()
 
     def _bytes(self, place: Mapping[str, Any]) -> bytes:
@@ -115,17 +117,27 @@ class ImageTextJob(TableJob):
         )
 
 
-def run(spec: ImageTextSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `image_text` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_IMAGE_TEXT, options)
+
+
+def job_of(spec: ImageTextSpec, roots: Mapping[str, Path]) -> ImageTextJob:
+    """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-image-text")
-    job = ImageTextJob(
+    return ImageTextJob(
         files=source_files(images, roots.get("annotations", images)),
         validation_fraction=spec.validation_fraction,
         images=str(images if images.is_dir() else images.parent),
         folders=sources.subfolders(images) if images.is_dir() else (),
         max_pixels=spec.max_pixels,
+        max_side=spec.max_side,
     )
+
+
+def run(spec: ImageTextSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `image_text` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 

@@ -12,15 +12,18 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from beam_jobs import sources, tables
 from beam_jobs.build import build_as
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.job import Info, Record, Row
-from beam_jobs.specs import InstructionsSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_INSTRUCTIONS, InstructionsSpec
 from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 
 INSTRUCTION = ("instruction", "inputs", "inputs_pretokenized", "prompt", "question")
@@ -97,16 +100,25 @@ class InstructionsJob(TableJob):
         return f.FeaturesDict({k: f.Text() for k in ("key", "instruction", "context", "response", "source")})
 
 
-def run(spec: InstructionsSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds the dataset `spec.dataset` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_INSTRUCTIONS, options)
+
+
+def job_of(spec: InstructionsSpec, roots: Mapping[str, Path]) -> InstructionsJob:
+    """The job of a recipe on the files of `roots`."""
     text = sources.required(roots, "text", wanted_by=f"build of {spec.dataset}")
-    job = InstructionsJob(
+    return InstructionsJob(
         files=table_files(text, role="text", expected=EXPECTED),
         validation_fraction=spec.validation_fraction,
         name=spec.dataset,
         mixtures=MIXTURES.get(spec.dataset, ()),
     )
+
+
+def run(spec: InstructionsSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds the dataset `spec.dataset` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 

@@ -5,8 +5,8 @@
     objects: [{area, bbox, gt_box_index, id, label, refexp: [{raw, refexp_id}]}]   one per reference, by ref_id
 
 As in TFDS `ref_coco`, boxes are (ymin, xmin, ymax, xmax) in 0..1, labels are COCO category ids, and `gt_box_index`
-points into `coco_annotations`. Sources are REFER's folders: `refs(SPLIT_BY).json` or `.p`, with
-`instances.json` beside it.
+points into `coco_annotations`. Areas are pixels of the stored image, which `max_side` may have made smaller. Sources
+are REFER's folders: `refs(SPLIT_BY).json` or `.p`, with `instances.json` beside it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, refer_pickle, sources
-from beam_jobs.build import build
+from beam_jobs.build import build_as
 from beam_jobs.coco_rows import field
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.image_files import image_bases, image_names, read_image
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.json_stream import stream
-from beam_jobs.specs import RefCocoSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_REFCOCO, RefCocoSpec
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "ref_coco"
@@ -45,6 +47,7 @@ class RefCocoJob:
     images: str
     folders: tuple[str, ...]
     max_pixels: int
+    max_side: int | None = None
     name: str = NAME
     record_kind: str = "image"
     join_kinds: tuple[str, ...] = ("image", "object", "ref")
@@ -88,15 +91,18 @@ class RefCocoJob:
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        image, annotations, objects = value["image"], value["annotations"], value["objects"]
+        image, objects = value["image"], value["objects"]
         # A folder that holds a part of COCO is an ordinary thing to give: a missing image is counted, not a fault.
-        data = read_image(
+        stored = read_image(
             image_bases(self.images, self.folders),
             image_names(value["id"], image["file_name"]),
             max_pixels=self.max_pixels,
+            max_side=self.max_side,
             size=(image["width"], image["height"]),
             must_exist=False,
         )
+        shrunk = stored.width * stored.height / (image["width"] * image["height"])
+        annotations = [{**a, "area": round(a["area"] * shrunk)} for a in value["annotations"]]
         referred = [annotations[o["index"]] for o in objects]
         lengths = [len(o["sentences"]) for o in objects]
         return Example(
@@ -118,7 +124,7 @@ class RefCocoJob:
                 "objects/bbox": [v for a in referred for v in a["bbox"]],
             },
             strings={
-                "image": [data],
+                "image": [stored.data],
                 "objects/refexp/raw/ragged_flat_values": [s["raw"] for o in objects for s in o["sentences"]],
             },
         ).to_bytes()
@@ -148,28 +154,33 @@ class RefCocoJob:
         )
 
 
-def run(spec: RefCocoSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `ref_coco` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_REFCOCO, options)
+
+
+def job_of(spec: RefCocoSpec, roots: Mapping[str, Path]) -> RefCocoJob:
+    """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-refcoco")
-    refer = sources.required(roots, "refer", wanted_by="build-refcoco")
-    refs = choose_refs(refer, dataset=spec.dataset, split_by=spec.split_by)
+    refs = _refs(spec, roots)
     instances = refs.with_name("instances.json")
     if not instances.is_file():
         raise StageError(f"{instances}: missing; REFER keeps it beside {refs.name}")
-    job = RefCocoJob(
-        (("refs", str(refs)), ("instances", str(instances))), str(images), sources.subfolders(images), spec.max_pixels
-    )
-    stats = build(
-        job,
-        num_shards=spec.num_shards,
-        limit=spec.limit,
-        max_dropped_fraction=spec.max_dropped_fraction,
-        version=spec.version,
-        description=DESCRIPTION,
-        context=context,
-    )
+    files = (("refs", str(refs)), ("instances", str(instances)))
+    return RefCocoJob(files, str(images), sources.subfolders(images), spec.max_pixels, spec.max_side)
+
+
+def run(spec: RefCocoSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `ref_coco` from the raw artifact `raw`."""
+    roots = sources.roots(context.inputs["raw"])
+    stats = build_as(spec, job_of(spec, roots), description=DESCRIPTION, context=context)
+    refs = _refs(spec, roots)
     return {**stats, "variant": f"{refs.parent.name}_{refs_split_by(refs)}"}
+
+
+def _refs(spec: RefCocoSpec, roots: Mapping[str, Path]) -> Path:
+    refer = sources.required(roots, "refer", wanted_by="build-refcoco")
+    return choose_refs(refer, dataset=spec.dataset, split_by=spec.split_by)
 
 
 def refs_split_by(refs: Path) -> str:
@@ -202,7 +213,9 @@ def read_refs(path: str) -> Iterator[Row | Letter]:
     for index, item in _ref_items(path):
         place = coco_rows.source_place(path, "", index)
         try:
-            yield _ref_row(item, place)
+            row, letters = _ref_row(item, place)
+            yield row
+            yield from letters
         except BadRecord as bad:
             sentences = item.get("sentences", []) if isinstance(item, dict) else []
             drops = {"ref": 1, "expression": len(sentences) if isinstance(sentences, list) else 0}
@@ -240,16 +253,23 @@ def read_instances(path: str) -> Iterator[Row | Letter]:
             )
 
 
-def _ref_row(item: Any, place: str) -> Row:
+def _ref_row(item: Any, place: str) -> tuple[Row, list[Letter]]:
+    """A reference with its expressions; blank ones become letters."""
     split = field(item, "split", str)
     if split not in SPLITS:
         raise BadRecord("unknown_split", f"split = {split!r}; expected one of {', '.join(SPLITS)}")
-    sentences = [
+    given = [
         {"id": field(s, "sent_id", int), "raw": coco_rows.checked_text(field(s, "raw", str))}
         for s in field(item, "sentences", list)
     ]
+    sentences = [s for s in given if s["raw"].strip()]
+    letters = [
+        Letter(str(s["id"]), "expression", "read", "empty_text", "the expression is blank", place, {"expression": 1})
+        for s in given
+        if not s["raw"].strip()
+    ]
     if not sentences:
-        raise BadRecord("no_sentences", "the reference has no expression")
+        raise BadRecord("no_sentences", "the reference has no expression that says anything")
     value = {
         "split": SPLITS[split],
         "ref_id": field(item, "ref_id", int),
@@ -257,7 +277,7 @@ def _ref_row(item: Any, place: str) -> Row:
         "sentences": sorted(sentences, key=lambda s: s["id"]),
         "source": place,
     }
-    return Row(field(item, "image_id", int), "ref", value, {"ref": 1, "expression": len(sentences)})
+    return Row(field(item, "image_id", int), "ref", value, {"ref": 1, "expression": len(sentences)}), letters
 
 
 def _annotations(rows: Sequence[Mapping[str, Any]], image: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,12 +13,21 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from uio2.pipeline.stage import StageError
+from uio2.pipeline.stage import StageError, UsageError
 
 VARIABLE = "UIO2_BEAM_OPTIONS"
 # Asked for by name: "DirectRunner" first tries to download another runner.
 DEFAULT = ("--runner=FnApiRunner",)
 _MARK = re.compile(r"<<stage-error>>(.*?)<</stage-error>>", re.S)
+
+
+def with_runner(runner: str, given: str) -> str:
+    """Beam options `given`, on another runner: its name, and behind it any of Beam's flags, which overrule those."""
+    name, *flags = shlex.split(runner)
+    if name.startswith("-"):
+        raise UsageError(f"runner = {runner!r}: expected a runner's name first, for example FnApiRunner")
+    others = [flag for flag in shlex.split(given) if not flag.startswith("--runner=")]
+    return shlex.join([f"--runner={name}", *others, *flags])
 
 
 def pipeline_options(flags: Sequence[str] | None = None) -> Any:

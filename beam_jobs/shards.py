@@ -16,10 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.dead_letters import BadRecord, Letter
+from beam_jobs.dead_letters import BYTES, BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record
 from beam_jobs.tf_example import Example
 from beam_jobs.tfrecord import read_records, write_record
+
+# Of the bytes of a dropped file, this much is kept where they are asked for.
+MOST_KEPT = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +44,23 @@ def shard_name(dataset: str, split: str, index: int, num_shards: int) -> str:
 
 
 def write_shard(
-    job: Job, *, split: str, index: int, num_shards: int, ordered: Iterable[tuple[int, Record]], folder: str
+    job: Job,
+    *,
+    split: str,
+    index: int,
+    num_shards: int,
+    ordered: Iterable[tuple[int, Record]],
+    folder: str,
+    duplicates: str = "drop",
+    keep_in: str | None = None,
 ) -> Shard:
-    """Writes (or finds finished) one shard; bad records become letters, sorted as the records are."""
+    """Writes (or finds finished) one shard; bad records become letters, sorted as the records are.
+
+    With `keep_in`, bytes at fault are written below that folder, as the letters say.
+
+    Raises:
+      StageError: two records have one key, and `duplicates` is `error`.
+    """
     records = [record for _, record in sorted(ordered, key=lambda pair: (pair[0], pair[1].key))]
     asked = _digest(records)
     path = os.path.join(folder, shard_name(job.name, split, index, num_shards))
@@ -59,7 +76,8 @@ def write_shard(
                     raise BadRecord("duplicate_key", f"two records of split {split} have the key {record.key}")
                 data = job.encode(record)
             except BadRecord as bad:
-                letters.append(_letter(job, record, bad))
+                letters.append(_letter(job, record, bad, keep_in=keep_in))
+                check_duplicate(letters[-1], duplicates=duplicates)
                 continue
             seen = record.key
             write_record(file, data)
@@ -73,14 +91,36 @@ def write_shard(
     return shard
 
 
-def _letter(job: Job, record: Record, bad: BadRecord) -> Letter:
+def _letter(job: Job, record: Record, bad: BadRecord, *, keep_in: str | None) -> Letter:
+    kept = None
+    if keep_in is not None and bad.data is not None:
+        name = f"{BYTES}/{hashlib.sha256(bad.data).hexdigest()}"
+        _write_whole(os.path.join(keep_in, name), bad.data[:MOST_KEPT])
+        kept = {"file": name, "size": len(bad.data)}
+    drops = dict(record.counts)
     return Letter(
-        record.key, job.record_kind, "write", bad.reason, bad.error, record.source, dict(record.counts), fault=bad.fault
+        record.key,
+        job.record_kind,
+        "write",
+        bad.reason,
+        bad.error,
+        record.source,
+        drops,
+        fault=bad.fault,
+        kept=kept,
     )
 
 
+def _write_whole(path: str, data: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
+    Path(temporary).write_bytes(data)
+    os.replace(temporary, path)
+
+
 def _digest(records: Sequence[Record]) -> str:
-    text = json.dumps([dataclasses.asdict(r) for r in records], sort_keys=True, default=str)
+    # `asdict` copies every value: half of what this took.
+    text = json.dumps([vars(r) for r in records], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

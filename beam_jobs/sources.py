@@ -11,7 +11,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -38,7 +38,7 @@ def roots(raw: Artifact) -> dict[str, Path]:
     return {role: raw.path / role for role in ROLES if (raw.path / role).is_dir()}
 
 
-def required(found: dict[str, Path], role: str, *, wanted_by: str) -> Path:
+def required(found: Mapping[str, Path], role: str, *, wanted_by: str) -> Path:
     """The root of a role, or an error that says who wants it."""
     if role not in found:
         raise StageError(

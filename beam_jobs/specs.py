@@ -69,76 +69,87 @@ class ImportFilesSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class CocoSpec:
+class DatasetSpec:
+    """What every dataset has.
+
+    Attributes:
+      num_shards: TFRecord files per split; fewer than 1 is an error.
+      max_dropped_fraction: above this share of dropped records, of any kind, the build fails.
+      limit: keep only this many records per split (the first by hashed key, so a random sample); None keeps all.
+      version: the dataset's TFDS version.
+      duplicates: what a key or an id that comes twice is: `drop`, a dead letter (the first one stays), or `error`.
+      dead_letter_bytes: keep the bytes of dropped files too, below `dead_letters/bytes/`.
+    """
+
+    num_shards: int = 1
+    max_dropped_fraction: float = 0.01
+    limit: int | None = None
+    version: str = "1.0.0"
+    duplicates: str = "drop"
+    dead_letter_bytes: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDatasetSpec(DatasetSpec):
+    """What every dataset of images has.
+
+    Attributes:
+      max_pixels: images with more pixels than this are refused as decompression bombs.
+      max_side: images with a longer side above this are scaled down to it and stored as JPEG; what is said about
+        them in pixels follows. None keeps every file's bytes.
+    """
+
+    max_pixels: int = 50_000_000
+    max_side: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoSpec(ImageDatasetSpec):
     """The `coco_all` dataset: images with captions, VQA v2 questions, boxes, keypoints and masks.
 
     Attributes:
       masks: store a mask picture per object; without, the field is there and empty.
-      num_shards: TFRecord files per split; fewer than 1 is an error.
-      max_dropped_fraction: above this share of dropped records, of any kind, the build fails.
-      limit: keep only this many images per split (the first by hashed key, so a random sample); None keeps all.
-      max_pixels: images with more pixels than this are refused as decompression bombs.
-      version: the dataset's TFDS version.
     """
 
     masks: bool = False
     num_shards: int = 8
-    max_dropped_fraction: float = 0.01
-    limit: int | None = None
-    max_pixels: int = 50_000_000
-    version: str = "1.0.0"
 
 
 @dataclasses.dataclass(frozen=True)
-class RefCocoSpec:
+class RefCocoSpec(ImageDatasetSpec):
     """The `ref_coco` dataset: images with referring expressions.
 
     Attributes:
       dataset: folder below the `refer` root; "" takes the first of `refcoco`, `refcoco+`, `refcocog` that is there.
       split_by: which `refs(SPLIT_BY)` file; "" takes the first of `unc`, `umd`, `google` that is there.
-      num_shards, max_dropped_fraction, limit, max_pixels, version: as for `CocoSpec`.
     """
 
     dataset: str = ""
     split_by: str = ""
     num_shards: int = 8
-    max_dropped_fraction: float = 0.01
-    limit: int | None = None
-    max_pixels: int = 50_000_000
-    version: str = "1.0.0"
 
 
 @dataclasses.dataclass(frozen=True)
-class AudioCaptionsSpec:
+class AudioCaptionsSpec(DatasetSpec):
     """The `audio_captions` dataset: WAV clips with captions.
 
     Attributes:
       max_seconds: longer clips are dropped.
-      num_shards, max_dropped_fraction, limit, version: as for `CocoSpec`.
     """
 
     max_seconds: float = 600.0
-    num_shards: int = 1
-    max_dropped_fraction: float = 0.01
-    limit: int | None = None
-    version: str = "1.0.0"
 
 
 @dataclasses.dataclass(frozen=True)
-class TableSpec:
+class TableSpec(DatasetSpec):
     """What all datasets have that are made of tables or folders of the user's.
 
     Attributes:
       validation_fraction: share of the records, by hashed key, that become `validation` where neither a file's name
         nor its rows say the split; the rest is `train`.
-      num_shards, max_dropped_fraction, limit, version: as for `CocoSpec`.
     """
 
     validation_fraction: float = 0.05
-    num_shards: int = 1
-    max_dropped_fraction: float = 0.01
-    limit: int | None = None
-    version: str = "1.0.0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,53 +210,34 @@ class VideoSpec(TableSpec):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageTextSpec(TableSpec):
-    """The `image_text` dataset: images with texts or tags.
-
-    Attributes:
-      max_pixels: as for `CocoSpec`.
-    """
-
-    max_pixels: int = 50_000_000
+class ImageTextSpec(ImageDatasetSpec, TableSpec):
+    """The `image_text` dataset: images with texts or tags."""
 
 
 @dataclasses.dataclass(frozen=True)
-class VisualGenomeSpec(TableSpec):
-    """The `visual_genome` dataset: images with described regions.
-
-    Attributes:
-      max_pixels: as for `CocoSpec`.
-    """
+class VisualGenomeSpec(ImageDatasetSpec, TableSpec):
+    """The `visual_genome` dataset: images with described regions."""
 
     num_shards: int = 8
-    max_pixels: int = 50_000_000
 
 
 @dataclasses.dataclass(frozen=True)
-class VqaOptionsSpec(TableSpec):
-    """The `vqa_options` dataset: images with questions and answer options.
-
-    Attributes:
-      max_pixels: as for `CocoSpec`.
-    """
-
-    max_pixels: int = 50_000_000
+class VqaOptionsSpec(ImageDatasetSpec, TableSpec):
+    """The `vqa_options` dataset: images with questions and answer options."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ImagePairsSpec(TableSpec):
+class ImagePairsSpec(ImageDatasetSpec, TableSpec):
     """The `image_depth` or `image_normals` dataset: images with a map of the same size.
 
     Attributes:
       target: `depth` or `normals`.
       millimetres: what one unit of a stored depth map is (1 for most sensors, 1000 / 256 for KITTI's); 1000 for
         maps of floating-point metres is taken by itself.
-      max_pixels: as for `CocoSpec`.
     """
 
     target: str = "depth"
     millimetres: float = 1.0
-    max_pixels: int = 50_000_000
 
 
 DIGITS_RAW = StageType(name="digits-raw", kind="raw", spec=DigitsRawSpec, run="beam_jobs.digits_raw:run")
@@ -259,26 +251,38 @@ IMPORT_FILES = StageType(
     run="beam_jobs.import_raw:run_files",
     volatile=("roots.json",),
 )
-BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="2")
-BUILD_REFCOCO = StageType(name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run")
-BUILD_AUDIO = StageType(name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run")
+BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="3")
+BUILD_REFCOCO = StageType(
+    name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run", code_version="2"
+)
+BUILD_AUDIO = StageType(
+    name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run", code_version="2"
+)
 BUILD_INSTRUCTIONS = StageType(
-    name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run"
+    name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run", code_version="2"
 )
 BUILD_AUDIO_TAGS = StageType(
-    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run"
+    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run", code_version="2"
 )
-BUILD_SPEECH = StageType(name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run")
-BUILD_VIDEO = StageType(name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run")
+BUILD_SPEECH = StageType(
+    name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run", code_version="2"
+)
+BUILD_VIDEO = StageType(
+    name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run", code_version="2"
+)
 BUILD_IMAGE_TEXT = StageType(
-    name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run"
+    name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run", code_version="2"
 )
 BUILD_VISUAL_GENOME = StageType(
-    name="build-visual-genome", kind="dataset", spec=VisualGenomeSpec, run="beam_jobs.visual_genome:run"
+    name="build-visual-genome",
+    kind="dataset",
+    spec=VisualGenomeSpec,
+    run="beam_jobs.visual_genome:run",
+    code_version="2",
 )
 BUILD_VQA_OPTIONS = StageType(
-    name="build-vqa-options", kind="dataset", spec=VqaOptionsSpec, run="beam_jobs.vqa_options:run"
+    name="build-vqa-options", kind="dataset", spec=VqaOptionsSpec, run="beam_jobs.vqa_options:run", code_version="2"
 )
 BUILD_IMAGE_PAIRS = StageType(
-    name="build-image-pairs", kind="dataset", spec=ImagePairsSpec, run="beam_jobs.image_pairs:run"
+    name="build-image-pairs", kind="dataset", spec=ImagePairsSpec, run="beam_jobs.image_pairs:run", code_version="2"
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from beam_jobs import sources, tables
@@ -18,9 +18,11 @@ from beam_jobs.build import build_as
 from beam_jobs.clips import clip_example, clip_features, read_clip
 from beam_jobs.dead_letters import BadRecord
 from beam_jobs.job import Record
-from beam_jobs.specs import SpeechSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_SPEECH, SpeechSpec
 from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 
 NAME = "speech"
@@ -81,9 +83,13 @@ class SpeechJob(TableJob):
         return clip_features({"transcript": text, "speaker": text})
 
 
-def run(spec: SpeechSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `speech` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_SPEECH, options)
+
+
+def job_of(spec: SpeechSpec, roots: Mapping[str, Path]) -> SpeechJob:
+    """The job of a recipe on the files of `roots`."""
     audio = sources.required(roots, "audio", wanted_by="build-speech")
     role = "annotations" if "annotations" in roots else "audio"
     files = table_files(
@@ -92,13 +98,18 @@ def run(spec: SpeechSpec, context: StageContext) -> Mapping[str, Any]:
         wanted=lambda name: tables.is_table(name) or name.endswith(".trans.txt"),
         expected=EXPECTED,
     )
-    job = SpeechJob(
+    return SpeechJob(
         files=tuple(dataclasses.replace(file, layout=_layout(file.path)) for file in files),
         validation_fraction=spec.validation_fraction,
         audio=str(audio),
         folders=sources.subfolders(audio),
         max_seconds=spec.max_seconds,
     )
+
+
+def run(spec: SpeechSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `speech` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 

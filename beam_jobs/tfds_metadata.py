@@ -1,7 +1,7 @@
 """The two JSON files that make a folder of shards a TFDS dataset: `features.json` and `dataset_info.json`.
 
-Written by TFDS itself, so what it and seqio expect is what they get. This is the only place of a build that
-imports TensorFlow, once, after the workers are done. No date, host or path enters the files.
+Written by TFDS itself, so what it and seqio expect is what they get; it does so without importing TensorFlow. No date,
+host or path enters the files.
 """
 
 from __future__ import annotations

@@ -21,12 +21,14 @@ from beam_jobs.build import build_as
 from beam_jobs.clips import check_wav, read_clip
 from beam_jobs.dead_letters import BadRecord
 from beam_jobs.job import Record
-from beam_jobs.specs import VideoSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_VIDEO, VideoSpec
 from beam_jobs.splits import named_split
 from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
 from beam_jobs.tf_example import Example
 from beam_jobs.video_files import FrameSettings, needs_ffmpeg, sound_of
 from beam_jobs.video_files import read_clip as read_frames
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 
 NAME = "video_captions"
@@ -120,18 +122,27 @@ class VideoJob(TableJob):
         )
 
 
-def run(spec: VideoSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `video_captions` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_VIDEO, options)
+
+
+def job_of(spec: VideoSpec, roots: Mapping[str, Path]) -> VideoJob:
+    """The job of a recipe on the files of `roots`."""
     video = sources.required(roots, "video", wanted_by="build-video")
     role = "annotations" if "annotations" in roots else "video"
     settings = {field.name: getattr(spec, field.name) for field in dataclasses.fields(FrameSettings)}
-    job = VideoJob(
+    return VideoJob(
         files=table_files(roots[role], role=role, expected=EXPECTED),
         validation_fraction=spec.validation_fraction,
         bases=(str(video), *(str(video / name) for name in sources.subfolders(video))),
         frames=FrameSettings(**settings),
     )
+
+
+def run(spec: VideoSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `video_captions` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 

@@ -22,9 +22,11 @@ from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.image_files import SUFFIXES, image_bases, read_image
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.json_stream import stream
-from beam_jobs.specs import VisualGenomeSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_VISUAL_GENOME, VisualGenomeSpec
 from beam_jobs.splits import hashed_split
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "visual_genome"
@@ -41,6 +43,7 @@ class VisualGenomeJob:
     folders: tuple[str, ...]
     max_pixels: int
     validation_fraction: float
+    max_side: int | None = None
     name: str = NAME
     record_kind: str = "image"
     join_kinds: tuple[str, ...] = ("image", "region")
@@ -80,17 +83,18 @@ class VisualGenomeJob:
         value = record.value
         image, regions = value["image"], value["regions"]
         # A folder that holds a part of the images is an ordinary thing to give: a missing one is no fault.
-        data = read_image(
+        stored = read_image(
             image_bases(self.images, self.folders),
             [f"{value['id']}{suffix}" for suffix in SUFFIXES],
             max_pixels=self.max_pixels,
+            max_side=self.max_side,
             size=(image["width"], image["height"]),
             must_exist=False,
         )
         return Example(
             ints={"image/id": [value["id"]], "regions/id": [r["id"] for r in regions]},
             floats={"regions/bbox": [v for r in regions for v in r["bbox"]]},
-            strings={"image": [data], "regions/phrase": [r["phrase"] for r in regions]},
+            strings={"image": [stored.data], "regions/phrase": [r["phrase"] for r in regions]},
         ).to_bytes()
 
     def count(self, example: Example) -> Mapping[str, int]:
@@ -110,15 +114,28 @@ class VisualGenomeJob:
         )
 
 
-def run(spec: VisualGenomeSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `visual_genome` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_VISUAL_GENOME, options)
+
+
+def job_of(spec: VisualGenomeSpec, roots: Mapping[str, Path]) -> VisualGenomeJob:
+    """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-visual-genome")
     annotations = sources.required(roots, "annotations", wanted_by="build-visual-genome")
-    files = [(kind, _find(annotations, name)) for kind, name in FILES.items()]
-    job = VisualGenomeJob(
-        tuple(files), str(images), sources.subfolders(images), spec.max_pixels, spec.validation_fraction
+    return VisualGenomeJob(
+        tuple((kind, _find(annotations, name)) for kind, name in FILES.items()),
+        str(images),
+        sources.subfolders(images),
+        spec.max_pixels,
+        spec.validation_fraction,
+        spec.max_side,
     )
+
+
+def run(spec: VisualGenomeSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `visual_genome` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, sources, tables
@@ -19,10 +20,12 @@ from beam_jobs.build import build_as
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.image_files import image_bases, image_names, read_image
 from beam_jobs.job import Info, Record, Row
-from beam_jobs.specs import VqaOptionsSpec
+from beam_jobs.request import BuildOptions, make
+from beam_jobs.specs import BUILD_VQA_OPTIONS, VqaOptionsSpec
 from beam_jobs.splits import hashed_split, named_split, number_of
 from beam_jobs.table_job import TableFile, table_files
 from beam_jobs.tf_example import Example
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 
 NAME = "vqa_options"
@@ -42,6 +45,7 @@ class VqaOptionsJob:
     folders: tuple[str, ...]
     max_pixels: int
     validation_fraction: float
+    max_side: int | None = None
     name: str = NAME
     record_kind: str = "image"
     join_kinds: tuple[str, ...] = ("question",)
@@ -81,7 +85,8 @@ class VqaOptionsJob:
         image, questions = record.value["image"], record.value["questions"]
         number = image if isinstance(image, int) else number_of(image)
         names = image_names(image, f"{image:012d}.jpg") if isinstance(image, int) else [image]
-        data = read_image(image_bases(self.images, self.folders), names, max_pixels=self.max_pixels, must_exist=False)
+        bases = image_bases(self.images, self.folders)
+        stored = read_image(bases, names, max_pixels=self.max_pixels, max_side=self.max_side, must_exist=False)
         return Example(
             ints={
                 "image/id": [number],
@@ -90,7 +95,7 @@ class VqaOptionsJob:
                 "questions/options/ragged_row_lengths_0": [len(q["options"]) for q in questions],
             },
             strings={
-                "image": [data],
+                "image": [stored.data],
                 "questions/question": [q["question"] for q in questions],
                 "questions/options/ragged_flat_values": [o for q in questions for o in q["options"]],
             },
@@ -114,18 +119,28 @@ class VqaOptionsJob:
         )
 
 
-def run(spec: VqaOptionsSpec, context: StageContext) -> Mapping[str, Any]:
-    """Builds `vqa_options` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"])
+def build(options: BuildOptions) -> Artifact:
+    """Builds the dataset from Python; see `beam_jobs.request`."""
+    return make(BUILD_VQA_OPTIONS, options)
+
+
+def job_of(spec: VqaOptionsSpec, roots: Mapping[str, Path]) -> VqaOptionsJob:
+    """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-vqa-options")
     annotations = sources.required(roots, "annotations", wanted_by="build-vqa-options")
-    job = VqaOptionsJob(
+    return VqaOptionsJob(
         table_files(annotations, role="annotations", expected=EXPECTED),
         str(images),
         sources.subfolders(images),
         spec.max_pixels,
         spec.validation_fraction,
+        spec.max_side,
     )
+
+
+def run(spec: VqaOptionsSpec, context: StageContext) -> Mapping[str, Any]:
+    """Builds `vqa_options` from the raw artifact `raw`."""
+    job = job_of(spec, sources.roots(context.inputs["raw"]))
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 

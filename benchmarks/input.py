@@ -13,7 +13,6 @@ counts, so that other work on the machine changes the ratios little.
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import json
 import tempfile
@@ -24,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
+from benchmarks.jpegs import jpeg
 from tests.tiny import scenes
 from uio2.tasks.feed import Feed, data_options
 from uio2.tasks.mixture import Mixture, make_mixture
@@ -41,7 +40,7 @@ IDLE_SECONDS = 0.05
 
 def main() -> None:
     args = _arguments()
-    files = [_jpeg(number, args.height, args.width) for number in range(args.files)]
+    files = [jpeg(number, height=args.height, width=args.width, quality=QUALITY) for number in range(args.files)]
     damaged = round(args.cut * args.files)
     stored = [data[: len(data) // 2] if number < damaged else data for number, data in enumerate(files)]
     with tempfile.TemporaryDirectory() as folder:
@@ -130,20 +129,6 @@ def _plain(data: tf.Tensor, *, size: int) -> tf.Tensor:
     shape = tf.cast(tf.shape(pixels)[:2], tf.float32)
     scaled = tf.cast(tf.math.ceil(shape * size / tf.reduce_min(shape)), tf.int32)
     return tf.image.random_crop(tf.image.resize(pixels, scaled, antialias=True), [size, size, 3])
-
-
-def _jpeg(number: int, height: int, width: int) -> bytes:
-    """Noise of several grains, little of it coloured: about as many bytes as a photo."""
-    rng = np.random.default_rng(number)
-    pixels = np.full((height, width, 3), 128.0)
-    for parts, strength in ((4, 60), (16, 40), (64, 25), (160, 14), (480, 9)):
-        coarse = rng.normal(size=(max(2, height * parts // 480), max(2, width * parts // 480), 3)).astype(np.float32)
-        layers = [Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
-        layer = np.stack([np.asarray(c) for c in layers], axis=-1)
-        pixels += strength * (0.7 * layer.mean(axis=-1, keepdims=True) + 0.3 * layer)
-    buffer = io.BytesIO()
-    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue()
 
 
 def _text(rng: np.random.Generator, count: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import struct
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from beam_jobs.coco_rows import checked_text
 from beam_jobs.dead_letters import BadRecord
 from beam_jobs.images import check_image
 from beam_jobs.json_stream import stream
@@ -47,10 +49,15 @@ def test_a_stream_of_broken_json_ends_in_an_error_that_names_the_file(tmp_path: 
         list(stream(str(path), sections={"a"}, chunk=chunk))
 
 
-def test_bytes_that_are_not_text_are_named(tmp_path: Path):
+def test_a_bad_byte_costs_one_item_and_gzip_under_another_name_is_named(tmp_path: Path):
     path = tmp_path / "a.json"
-    path.write_bytes(b'{"a": ["\xff\xfe"]}')
-    with pytest.raises(StageError, match="not UTF-8"):
+    path.write_bytes(b'{"a": ["good", "\xff\xfe", "Z\xc3\xbcrich"]}')
+    good, bad, last = (item for _, _, item in stream(str(path), sections={"a"}, chunk=1))
+    assert (checked_text(good), checked_text(last)) == ("good", "Zürich")
+    with pytest.raises(BadRecord, match="not UTF-8"):
+        checked_text(bad)
+    path.write_bytes(gzip.compress(b'{"a": []}'))
+    with pytest.raises(StageError, match="gzip data"):
         list(stream(str(path), sections={"a"}))
 
 

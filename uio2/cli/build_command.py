@@ -1,20 +1,23 @@
-"""`build`: datasets, of a pipeline or of the user's own files."""
+"""`build`: datasets, of a pipeline or of the user's own files; `--dry_run` says what one would hold."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from beam_jobs.builders import BUILDERS, ROLES
-from uio2.cli.options import SOURCES, add_command, add_stage_options, pipeline_of, sources_of
+from uio2.cli.options import SOURCES, add_command, add_stage_options, pipeline_of, print_json, sources_of, store_of
 from uio2.cli.run_commands import run_stages
-from uio2.pipeline.stage import Pipeline, UsageError
+from uio2.pipeline.stage import Pipeline, Source, Stage, UsageError
 
 KNOWN = tuple(dict.fromkeys((*SOURCES, *ROLES)))
 # What the pipelines themselves build: these names mean the pipeline's stage where its sources are given.
 OF_PIPELINES = ("coco", "refcoco", "audio")
+# Options that are fields of the specs, where a dataset has them.
+FIELDS = ("limit", "num_shards", "max_side", "duplicates", "dead_letter_bytes")
 
 
 def add(commands: Any) -> None:
@@ -34,12 +37,24 @@ def add(commands: Any) -> None:
             uio2 build refcoco --pipeline digits
             uio2 build alpaca --source alpaca.json
             uio2 build audio-tags --audio ESC-50-master
-            uio2 build image-depth --images rgb --depth depth --num_shards 16""",
+            uio2 build image-depth --images rgb --depth depth --num_shards 16 --out data/depth
+            uio2 build coco --images train2017 --annotations annotations --dry_run
+            uio2 build speech --audio LibriSpeech --runner 'FnApiRunner --direct_running_mode=multi_processing'""",
         handler=run_build,
     )
     build.add_argument("names", nargs="*", metavar="DATASET", help="default: all of the pipeline")
     build.add_argument("--limit", type=int, metavar="N", help="records of each split, by hashed key (default: all)")
     build.add_argument("--num_shards", type=int, metavar="N", help="files of each split")
+    build.add_argument("--max_side", type=int, metavar="N", help="scale larger images down to it, in pixels")
+    build.add_argument("--duplicates", choices=("drop", "error"), help="keys that come twice (default: drop, counted)")
+    build.add_argument(
+        "--dead_letter_bytes", action="store_true", default=None, help="keep the bytes of dropped files too"
+    )
+    build.add_argument("--out", metavar="DIR", help="put the finished dataset there too; nothing is overwritten")
+    build.add_argument(
+        "--runner", default="", metavar="NAME", help="Beam's, and its flags, quoted (default: $UIO2_BEAM_OPTIONS)"
+    )
+    build.add_argument("--dry_run", action="store_true", help="read the sources and say what would be built")
     add_stage_options(build, sources=KNOWN)
 
 
@@ -54,7 +69,26 @@ def run_build(args: argparse.Namespace) -> int:
         raise UsageError(
             f"pipeline {pipeline.name} builds no {unknown[0].removeprefix('build-')!r}; it builds: {known}"
         )
-    return run_stages(args, _resized(args, pipeline, names), names)
+    if (args.dry_run or args.out) and not set(names) <= set(built):
+        raise UsageError(f"--{'dry_run' if args.dry_run else 'out'}: stage {names[0]} makes no dataset; leave it out")
+    from beam_jobs.request import running_on
+
+    with running_on(args.runner):
+        return _built(args, _changed(args, pipeline, names), names)
+
+
+def _built(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> int:
+    if args.dry_run:
+        return _dry_run(args, pipeline, names)
+    if args.out is None:
+        return run_stages(args, pipeline, names)
+    from beam_jobs.export import check_free, export
+
+    out = Path(args.out)
+    if len(names) != 1:
+        raise UsageError(f"--out {out}: takes one dataset, and {len(names)} are to be built: {', '.join(names)}")
+    check_free(out)
+    return run_stages(args, pipeline, names, then=lambda artifact: {"out": str(export(artifact, out))})
 
 
 def _pipeline(args: argparse.Namespace) -> Pipeline:
@@ -68,17 +102,70 @@ def _pipeline(args: argparse.Namespace) -> Pipeline:
     return build.pipeline_of(args.names, sources, gin_files=args.gin_file, bindings=args.gin_bindings)
 
 
-def _resized(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> Pipeline:
-    """The stages that are needed, with `--limit` and `--num_shards` in the specs of the named ones."""
+def _changed(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> Pipeline:
+    """The stages that are needed, with the options that are fields in the specs of the named ones."""
     from uio2.pipeline.plan import upstream
 
-    changes = {key: value for key in ("limit", "num_shards") if (value := getattr(args, key)) is not None}
+    changes = {key: value for key in FIELDS if (value := getattr(args, key)) is not None}
     if not changes:
         return pipeline
-    stages = upstream(pipeline, names)
     # Datasets are made of raw files, so no stage among these reads one whose spec changes.
-    changed = [
-        dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, **changes)) if stage.name in names else stage
-        for stage in stages
-    ]
-    return Pipeline(pipeline.name, tuple(changed))
+    stages = [_with(stage, changes) if stage.name in names else stage for stage in upstream(pipeline, names)]
+    return Pipeline(pipeline.name, tuple(stages))
+
+
+def _with(stage: Stage, changes: dict[str, Any]) -> Stage:
+    has = {field.name for field in dataclasses.fields(stage.spec)}
+    if lacking := [key for key in changes if key not in has]:
+        raise UsageError(f"--{lacking[0]}: {stage.name.removeprefix('build-')} has no such setting; leave it out")
+    return dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, **changes))
+
+
+def _dry_run(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> int:
+    """Says what each dataset would hold, and whether the store has it; status 1 if a build would fail."""
+    from beam_jobs.preview import preview
+    from beam_jobs.request import job_of
+    from uio2.pipeline.plan import plan, upstream
+
+    store = store_of(args).prepare()
+    needed = Pipeline(pipeline.name, tuple(upstream(pipeline, names)))
+    plans = {item.stage: item for item in plan(needed, store=store)}
+    found = []
+    for stage in needed.stages:
+        if stage.name in names:
+            job = job_of(stage, _roots(stage, plans[stage.inputs["raw"].name].artifact))  # type: ignore[union-attr]
+            seen = dataclasses.asdict(preview(job, stage.spec))
+            found.append({"stage": stage.name, "store": plans[stage.name].reason, **seen})
+    if args.json:
+        print_json(found)
+    else:
+        for row in found:
+            print("".join(f"{line}\n" for line in _told(row)), end="")
+    return 1 if any(row["problem"] for row in found) else 0
+
+
+def _roots(stage: Stage, raw: Any) -> dict[str, Path]:
+    """Where a build's files lie: as its raw artifact says if that is published, else where the user points."""
+    from beam_jobs import sources
+
+    if raw is not None:
+        return sources.roots(raw)
+    before = stage.inputs["raw"]
+    given = before.inputs if isinstance(before, Stage) else {}
+    found = {role: Path(s.path).expanduser().absolute() for role, s in given.items() if isinstance(s, Source)}
+    if not found:
+        raise UsageError(f"--dry_run: {stage.name} is made of generated files that are not there yet; build it once")
+    return found
+
+
+def _told(row: dict[str, Any]) -> list[str]:
+    lines = [f"{row['dataset']}: would be built, nothing was written  (store: {row['store']})"]
+    for kind, count in row["records_in"].items():
+        reasons = ", ".join(f"{reason} {n}" for reason, n in row["dropped"].get(kind, {}).items())
+        over = f", {n} over the limit" if (n := row["over_limit"].get(kind)) else ""
+        lines.append(f"  {kind}: {count} in{over}" + (f", dropped: {reasons}" if reasons else ""))
+    splits = ", ".join(f"{split} {n}" for split, n in row["splits"].items()) or "none"
+    lines.append(f"  splits: {splits}; {row['shards']} shards each, about {row['estimated_bytes'] / 1e6:,.1f} MB")
+    bad = ", ".join(f"{reason} {n}" for reason, n in row["sample_dropped"].items()) or "none of them would be dropped"
+    lines.append(f"  sample: {row['sampled']} records encoded; {bad}")
+    return [*lines, f"  would fail: {row['problem']}"] if row["problem"] else lines

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from uio2.cli.options import (
@@ -18,6 +18,7 @@ from uio2.cli.options import (
     print_json,
     store_of,
 )
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import Pipeline, Stage, UsageError
 
 WORDS = {
@@ -96,19 +97,28 @@ def run_word(args: argparse.Namespace, word: str) -> int:
     return run_stages(args, pipeline, names)
 
 
-def run_stages(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -> int:
-    """Runs the named stages with all they need, and prints what they made."""
+def run_stages(
+    args: argparse.Namespace,
+    pipeline: Pipeline,
+    names: Sequence[str],
+    *,
+    then: Callable[[Artifact], Mapping[str, Any]] | None = None,
+) -> int:
+    """Runs the named stages with all they need, does `then` with what each made, and prints both."""
     from uio2.pipeline.plan import upstream
 
     store_of(args).prepare()
     done = execute(args, pipeline, stages=upstream(pipeline, names))
     results = [dataclasses.asdict(done[name].artifact) | {"reused": done[name].reused} for name in names]
+    if then is not None:
+        results = [{**result, **then(done[name].artifact)} for name, result in zip(names, results, strict=True)]
     if args.json:
         print_json(results)
         return 0
     for result in results:
         figures = {k: v for k, v in result["stats"].items() if isinstance(v, (int, float, str, bool))}
-        print(f"{result['name']}@{result['version']}  digest {result['digest'][:12]}\n  {result['uri']}")
+        place = result.get("out", result["uri"])
+        print(f"{result['name']}@{result['version']}  digest {result['digest'][:12]}\n  {place}")
         print("".join(f"  {key}: {value}\n" for key, value in figures.items()), end="")
     return 0
 
