@@ -44,7 +44,7 @@ BUILDERS = {
     "vqa-options": Builder(specs.BUILD_VQA_OPTIONS, ("images", "annotations")),
     "image-depth": Builder(specs.BUILD_IMAGE_PAIRS, ("images", "depth"), settings={"target": "depth"}),
     "image-normals": Builder(specs.BUILD_IMAGE_PAIRS, ("images", "normals"), settings={"target": "normals"}),
-    "audio": Builder(specs.BUILD_AUDIO, ("audio",)),
+    "audio": Builder(specs.BUILD_AUDIO, ("audio",), ("annotations",)),
     "audio-tags": Builder(specs.BUILD_AUDIO_TAGS, ("audio",), ("annotations",)),
     "speech": Builder(specs.BUILD_SPEECH, ("audio",), ("annotations",)),
     "video": Builder(specs.BUILD_VIDEO, ("video",), ("annotations",)),

@@ -110,7 +110,7 @@ class RefCocoSpec:
 
 @dataclasses.dataclass(frozen=True)
 class AudioCaptionsSpec:
-    """The `audio_captions` dataset: WAV clips with captions.
+    """The `audio_captions` dataset: sound clips with captions.
 
     Attributes:
       max_seconds: longer clips are dropped.
@@ -155,7 +155,7 @@ class InstructionsSpec(TableSpec):
 
 @dataclasses.dataclass(frozen=True)
 class AudioTagsSpec(TableSpec):
-    """The `audio_tags` dataset: WAV clips with labels.
+    """The `audio_tags` dataset: sound clips with labels.
 
     Attributes:
       max_seconds: longer clips are dropped.
@@ -168,7 +168,7 @@ class AudioTagsSpec(TableSpec):
 
 @dataclasses.dataclass(frozen=True)
 class SpeechSpec(TableSpec):
-    """The `speech` dataset: WAV recordings with transcripts.
+    """The `speech` dataset: recordings with transcripts.
 
     Attributes:
       max_seconds: longer recordings are dropped.
@@ -250,7 +250,12 @@ class ImagePairsSpec(TableSpec):
 
 DIGITS_RAW = StageType(name="digits-raw", kind="raw", spec=DigitsRawSpec, run="beam_jobs.digits_raw:run")
 IMPORT_RAW = StageType(
-    name="import", kind="raw", spec=ImportSpec, run="beam_jobs.import_raw:run", volatile=("roots.json",)
+    name="import",
+    kind="raw",
+    spec=ImportSpec,
+    run="beam_jobs.import_raw:run",
+    code_version="2",
+    volatile=("roots.json",),
 )
 IMPORT_FILES = StageType(
     name="import-files",
@@ -261,15 +266,21 @@ IMPORT_FILES = StageType(
 )
 BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="2")
 BUILD_REFCOCO = StageType(name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run")
-BUILD_AUDIO = StageType(name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run")
+BUILD_AUDIO = StageType(
+    name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run", code_version="2"
+)
 BUILD_INSTRUCTIONS = StageType(
     name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run"
 )
 BUILD_AUDIO_TAGS = StageType(
-    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run"
+    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run", code_version="2"
 )
-BUILD_SPEECH = StageType(name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run")
-BUILD_VIDEO = StageType(name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run")
+BUILD_SPEECH = StageType(
+    name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run", code_version="2"
+)
+BUILD_VIDEO = StageType(
+    name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run", code_version="2"
+)
 BUILD_IMAGE_TEXT = StageType(
     name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run"
 )
