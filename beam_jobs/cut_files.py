@@ -1,7 +1,7 @@
 """Whether a media file ends before its container says it does.
 
 FFmpeg plays what is there of a file that was cut short, as a player should; a dataset must not take half a clip for a
-whole one. MPEG-4, RIFF (AVI), Matroska and Ogg say how long their parts are. FLAC, whose header says only how many
+whole one. MPEG-4, AVI, AIFF, Matroska and Ogg say how long their parts are. FLAC, whose header says only how many
 samples there are, is judged by whoever decodes it; a cut MP3 cannot be told from a shorter one.
 """
 
@@ -28,6 +28,8 @@ def check_whole(file: BinaryIO) -> None:
         end = _mpeg4_end(file, length)
     elif head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         end = 8 + int.from_bytes(head[4:8], "little")
+    elif head.startswith(b"FORM") and head[8:12] in (b"AIFF", b"AIFC"):
+        end = 8 + int.from_bytes(head[4:8], "big")
     elif head.startswith(_EBML):
         end = _matroska_end(head)
     elif head.startswith(_OGG_PAGE):
