@@ -36,6 +36,7 @@ def _refcoco(dataset: str, split_by: str) -> Builder:
 
 BUILDERS = {
     "coco": Builder(specs.BUILD_COCO, ("images", "annotations"), ("vqa",)),
+    "coco-panoptic": Builder(specs.BUILD_COCO_PANOPTIC, ("images", "annotations")),
     "refcoco": _refcoco("refcoco", "unc"),
     "refcoco-plus": _refcoco("refcoco+", "unc"),
     "refcocog": _refcoco("refcocog", "google"),

@@ -90,6 +90,21 @@ class CocoSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class CocoPanopticSpec:
+    """The `coco_panoptic` dataset: COCO images with maps of their panoptic segments.
+
+    Attributes:
+      num_shards, max_dropped_fraction, limit, max_pixels, version: as for `CocoSpec`.
+    """
+
+    num_shards: int = 8
+    max_dropped_fraction: float = 0.01
+    limit: int | None = None
+    max_pixels: int = 50_000_000
+    version: str = "1.0.0"
+
+
+@dataclasses.dataclass(frozen=True)
 class RefCocoSpec:
     """The `ref_coco` dataset: images with referring expressions.
 
@@ -265,6 +280,9 @@ IMPORT_FILES = StageType(
     volatile=("roots.json",),
 )
 BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="2")
+BUILD_COCO_PANOPTIC = StageType(
+    name="build-coco-panoptic", kind="dataset", spec=CocoPanopticSpec, run="beam_jobs.coco_panoptic:run"
+)
 BUILD_REFCOCO = StageType(name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run")
 BUILD_AUDIO = StageType(
     name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run", code_version="2"
