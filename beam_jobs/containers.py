@@ -45,8 +45,9 @@ def opened(file: BinaryIO, *, kind: Literal["video", "sound"]) -> Iterator[Input
     with container:
         try:
             yield container
-        except av.FFmpegError as e:
-            raise BadRecord("undecodable", f"{container.format.name}: {e.strerror}") from e
+        except (av.FFmpegError, ValueError, OverflowError, MemoryError) as e:
+            told = getattr(e, "strerror", None) or f"{type(e).__name__}: {e}"
+            raise BadRecord("undecodable", f"{container.format.name}: {told}") from e
 
 
 def best(container: InputContainer, kind: Literal["video", "audio"], **options: str) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import wave
-from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -67,20 +66,23 @@ def decoded(file: BinaryIO, *, max_seconds: float, mono: bool = False) -> Sound 
         stream = best(container, "audio")
         if stream is None:
             return None
-        if stream.rate < 1:
-            raise BadRecord("bad_rate", f"sample rate {stream.rate}")
-        channels = 1 if mono else stream.channels
-        out, samples, rate = io.BytesIO(), 0, stream.rate
-        for block in _blocks(container, stream):
-            samples += len(block)
-            if samples > max_seconds * rate:
+        out, samples, found = io.BytesIO(), 0, (0, 0)
+        for frame in container.decode(stream):
+            # Not the header's: high-efficiency AAC decodes to twice the rate that it states.
+            shape = (frame.sample_rate, frame.layout.nb_channels)
+            found = found if samples else shape
+            if shape != found:
+                raise BadRecord("mixed_formats", f"begins with (rate, channels) {found}, goes on with {shape}")
+            samples += frame.samples
+            if samples > max_seconds * frame.sample_rate:
                 raise BadRecord("too_long", f"more than max_seconds = {max_seconds}")
-            out.write(_whole_numbers(block, mono=mono).tobytes())
+            out.write(_whole_numbers(_values(frame), mono=mono).tobytes())
             if out.tell() > _LARGEST:
                 raise BadRecord("too_large", f"more than {_LARGEST} bytes of samples")
-        stated = float(stream.duration * stream.time_base) if container.format.name == "flac" else 0.0
+        stated = float((stream.duration or 0) * stream.time_base) if container.format.name == "flac" else 0.0
     if not samples:
         raise BadRecord("no_samples", "not one sample could be decoded")
+    rate, channels = found[0], 1 if mono else found[1]
     if samples / rate < stated - _SHORTFALL_S:
         raise BadRecord("cut_short", f"{samples / rate:.2f} s; the header promises {stated:.2f} s")
     return Sound(_wav(out.getvalue(), rate=rate, channels=channels), rate)
@@ -102,7 +104,7 @@ def _pcm_rate(data: bytes, *, max_seconds: float) -> int | None:
     try:
         with wave.open(io.BytesIO(data)) as file:
             rate, frames, width = file.getframerate(), file.getnframes(), file.getsampwidth()
-    except (wave.Error, EOFError):
+    except (wave.Error, EOFError, RuntimeError):  # the last of a chunk that leads out of the file
         return None
     if rate < 1:
         raise BadRecord("bad_rate", f"sample rate {rate}")
@@ -115,15 +117,10 @@ def _pcm_rate(data: bytes, *, max_seconds: float) -> int | None:
     return rate
 
 
-def _blocks(container: Any, stream: Any) -> Iterator[np.ndarray]:
-    """Samples [n, channels] of every decoded frame."""
-    rate, channels = stream.rate, stream.channels
-    for frame in container.decode(stream):
-        if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
-            found = f"{frame.sample_rate} Hz with {frame.layout.nb_channels} channels"
-            raise BadRecord("mixed_formats", f"begins with {rate} Hz and {channels} channels, goes on with {found}")
-        values = frame.to_ndarray()
-        yield values.T if frame.format.is_planar else values.reshape(-1, channels)
+def _values(frame: Any) -> np.ndarray:
+    """Samples [n, channels] of a decoded frame."""
+    values = frame.to_ndarray()
+    return values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
 
 
 def _whole_numbers(values: np.ndarray, *, mono: bool) -> np.ndarray:

@@ -134,3 +134,26 @@ def test_louder_than_full_scale_is_cut_off_and_no_numbers_are_refused(tmp_path: 
     assert np.abs(_samples(as_wav(loud, max_seconds=60).data)).max() == 1.0
     broken = loud[:-4] + np.float32(np.nan).tobytes()
     assert _reason(as_wav, broken, max_seconds=60) == "not_finite"
+
+
+def test_damage_anywhere_is_refused_with_a_reason_or_read(tmp_path: Path):
+    whole = [
+        film(tmp_path / "a.mp4", [n / 25 for n in range(6)], sound=tone(0.2, rate=16_000)),
+        film(tmp_path / "a.mkv", [n / 25 for n in range(6)]),
+        sound(tmp_path / "a.opus", tone(0.2, rate=48_000), codec="libopus", rate=48_000),
+        sound(tmp_path / "a.wav", tone(0.2, rate=8000), codec="pcm_f32le", rate=8000),
+    ]
+    rng, refused = np.random.default_rng(0), 0
+    for number in range(200):
+        data = bytearray(whole[number % 4].read_bytes())
+        for place in rng.integers(0, (len(data), 200)[(number // 4) % 2], size=4):
+            data[place] = rng.integers(0, 256)
+        damaged = tmp_path / f"damaged{whole[number % 4].suffix}"
+        damaged.write_bytes(data)
+        try:
+            if number % 4 < 2:
+                read_clip(str(damaged), _settings())
+            as_wav(bytes(data), max_seconds=60)
+        except BadRecord:
+            refused += 1
+    assert 50 < refused < 200

@@ -38,8 +38,10 @@ def test_every_task_has_usable_examples_of_a_built_dataset(tmp_path: Path, capsy
         f"--gin.tasks.RegisterSpec.{name}={value}" for name, value in (("text_inputs", 128), ("image_size", (64, 64)))
     ]
     capsys.readouterr()
-    main(["tasks", "check", "all", "--num_examples=4", "--json", f"--store={tmp_path}/store", *options, *sizes])
-    reports = {report["task"]: report for report in json.loads(capsys.readouterr().out)}
+    code = main(["tasks", "check", "all", "--num_examples=4", "--json", f"--store={tmp_path}/store", *options, *sizes])
+    told = capsys.readouterr()
+    assert code == 0, told
+    reports = {report["task"]: report for report in json.loads(told.out)}
     assert set(reports) == set(all_tasks())
     assert [name for name, report in reports.items() if not report["usable"]] == []
     assert {reason for report in reports.values() for reason in report["unusable"]} == set()
