@@ -13,9 +13,12 @@ from tests.tasks.shared_layouts import LAYOUTS
 from uio2.cli.main import main
 from uio2.tasks.families import all_tasks
 from uio2.tasks.sources import DATASETS
+from uio2.tasks.specs import TokenizerSpec
+from uio2.tasks.tokenizer_stage import prompt_lines, train
 
 # Of the images in shared data some are missing, and of the rows some have no text; all of them are counted.
 TOLERANT = {"max_dropped_fraction": 0.5, "num_shards": 1}
+OWN = {"coco": {"masks": True}}
 
 
 def _build(name: str, folder: Path) -> str:
@@ -24,7 +27,7 @@ def _build(name: str, folder: Path) -> str:
     (folder / "layout").mkdir(parents=True)
     roots = LAYOUTS[name](folder / "layout")
     assert set(builder.required) <= set(roots) <= {*builder.required, *builder.optional}
-    spec = builder.type.spec(**TOLERANT, **builder.settings)
+    spec = builder.type.spec(**TOLERANT, **builder.settings, **OWN.get(name, {}))
     built = run_stage(builder.type, spec, folder, raw=pointing(folder / "raw", **roots))
     built.check_counts()
     return str(built.out / built.stats["tfds_dir"])
@@ -33,12 +36,17 @@ def _build(name: str, folder: Path) -> str:
 @pytest.mark.slow
 @needs_shared
 def test_every_task_has_usable_examples_of_a_built_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    options = [f"--dataset={name}={_build(name, tmp_path / name)}" for name in DATASETS]
-    sizes = [
-        f"--gin.tasks.RegisterSpec.{name}={value}" for name, value in (("text_inputs", 128), ("image_size", (64, 64)))
-    ]
+    datasets = {name: f"--dataset={name}={_build(name, tmp_path / name)}" for name in DATASETS}
+    words = prompt_lines(sorted({task.prompts for task in all_tasks().values()} - {""}))
+    tokenizer = tmp_path / "tokenizer.model"
+    tokenizer.write_bytes(train(list(words), spec=TokenizerSpec(vocab_size=1000)))
+    sizes = {"text_inputs": 128, "image_size": (64, 64), "image_target_size": (64, 64)}
+    common = ["--num_examples=4", "--json", f"--store={tmp_path}/store"]
+    common += [f"--gin.tasks.RegisterSpec.{name}={value}" for name, value in sizes.items()]
+    # Without a tokenizer and without a word in what it reads.
+    assert main(["tasks", "check", "denoise_audio", datasets["audio"], *common]) == 0
     capsys.readouterr()
-    code = main(["tasks", "check", "all", "--num_examples=4", "--json", f"--store={tmp_path}/store", *options, *sizes])
+    code = main(["tasks", "check", "all", f"--tokenizer={tokenizer}", *datasets.values(), *common])
     told = capsys.readouterr()
     assert code == 0, told
     reports = {report["task"]: report for report in json.loads(told.out)}
