@@ -1,68 +1,86 @@
 """Stage `build-audio`: the `audio_captions` dataset, one example per clip with its captions.
 
-    key: text    audio: original WAV bytes    sample_rate: int64    captions: [text]
+    key: text    audio: PCM WAV bytes    sample_rate: int64    captions: [text]
 
-Sources are `captions_SPLIT.csv` tables in Clotho's columns (`file_name, caption_1, caption_2, ...`), with clips
-in `SPLIT/` or beside the table.
+Sources are CSV tables, beside the clips or apart from them, of two kinds:
+- Clotho's `captions_SPLIT.csv` (`file_name, caption_1, caption_2, ...`), with clips in `SPLIT/` or at the root;
+- AudioCaps' (`audiocap_id, youtube_id, start_time, caption`), a row per caption, with ten-second clips named by the
+  video's id, and by where in it they begin if the tool that fetched them does so.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs import coco_rows, sources
+from beam_jobs import sources, tables
 from beam_jobs.build import build_as
-from beam_jobs.clips import clip_example, clip_features, read_clip
-from beam_jobs.dead_letters import Letter
-from beam_jobs.job import Info, Record, Row
+from beam_jobs.clips import clip_example, clip_features, read_clip, suffixes_in, youtube_names
+from beam_jobs.dead_letters import BadRecord, Letter
+from beam_jobs.job import Record
 from beam_jobs.request import BuildOptions, make
 from beam_jobs.specs import BUILD_AUDIO, AudioCaptionsSpec
+from beam_jobs.table_job import Parsed, TableFile, TableJob
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "audio_captions"
+CLOTHO, AUDIOCAPS = "clotho", "audiocaps"
 SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
-DESCRIPTION = "Audio clips with captions; original WAV bytes."
-_TABLE = re.compile(r"captions_(\w+)\.csv")
+DESCRIPTION = "Audio clips with captions, as PCM WAV."
+EXPECTED = (
+    "Clotho's captions_SPLIT.csv (file_name, caption_1, caption_2, ...) or AudioCaps' SPLIT.csv (audiocap_id, "
+    f"youtube_id, start_time, caption), with SPLIT one of {', '.join(SPLITS)}"
+)
+_CLOTHO_NAME = re.compile(r"captions_(\w+)\.csv")
+_CLIP_SECONDS = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class AudioCaptionsJob:
-    """Settings and paths of one build; `tables` are (split folder, path)."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioCaptionsJob(TableJob):
+    """Settings and paths of one build; `bases` are folders to look for clips in, `suffixes` those of the clips."""
 
-    tables: tuple[tuple[str, str], ...]
     audio: str
+    bases: tuple[str, ...]
+    suffixes: tuple[str, ...]
     max_seconds: float
+    validation_fraction: float = 0.0
     name: str = NAME
     record_kind: str = "clip"
-    join_kinds: tuple[str, ...] = ("row",)
+    row_kind: str = "clip"
 
-    def sources(self) -> Sequence[tuple[str, str]]:
-        return self.tables
-
-    def read(self, source: tuple[str, str]) -> Iterator[Row | Letter | Info]:
-        return read_table(*source)
+    def parse(self, row: Mapping[str, Any], source: TableFile, index: int) -> Parsed:
+        if source.layout == AUDIOCAPS:
+            return _parse_audiocaps(row)
+        name = tables.text_of(row, ("file_name",))
+        captions = [text for column in row if column.startswith("caption") for text in [_one_line(row, column)] if text]
+        if not captions:
+            raise BadRecord("empty_text", f"{name}: no caption")
+        folder = _clotho_folder(source.path)
+        value = {"layout": CLOTHO, "folder": folder, "names": [name], "captions": captions}
+        return Parsed(f"{folder}/{name}", value, {"caption": len(captions)})
 
     def assemble(
         self, key: str, rows: Mapping[str, Sequence[Any]], info: Mapping[str, Sequence[Any]]
     ) -> Iterator[Record | Letter]:
-        first, *others = sorted(rows["row"], key=lambda r: r["source"])
-        for row in others:
-            drops = {"clip": 1, "caption": len(row["captions"])}
-            yield Letter(key, "clip", "join", "duplicate_clip", f"also in {first['source']}", row["source"], drops)
-        counts = {"clip": 1, "caption": len(first["captions"])}
-        yield Record(SPLITS[first["folder"]], key, first, counts, first["source"])
+        first, *others = sorted(rows["row"], key=lambda r: r["at"])
+        splits = {row["split"] for row in rows["row"]}
+        if first["value"]["layout"] != AUDIOCAPS or len(splits) > 1:
+            yield from super().assemble(key, rows, info)
+            return
+        captions = [text for row in (first, *others) for text in row["value"]["captions"]]
+        yield self.record(key, first, {**first["value"], "captions": captions}, {"caption": len(captions)})
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        data = read_clip([str(Path(self.audio) / value["folder"]), self.audio], [value["file_name"]])
+        clotho = value["layout"] == CLOTHO
+        bases = [str(Path(self.audio) / value["folder"]), self.audio] if clotho else self.bases
+        # Many of AudioCaps' videos are gone by now: one that nobody could fetch is counted, not held against the build.
+        data = read_clip(bases, value["names"], suffixes=self.suffixes, must_exist=clotho)
         texts = {"captions": value["captions"]}
         return clip_example(record.key, data, max_seconds=self.max_seconds, texts=texts)
 
@@ -83,17 +101,13 @@ def build(options: BuildOptions) -> Artifact:
 def job_of(spec: AudioCaptionsSpec, roots: Mapping[str, Path]) -> AudioCaptionsJob:
     """The job of a recipe on the files of `roots`."""
     audio = sources.required(roots, "audio", wanted_by="build-audio")
-    tables = [
-        (m[1], str(path))
-        for path in sorted(audio.glob("*.csv"))
-        if (m := _TABLE.fullmatch(path.name)) and m[1] in SPLITS
-    ]
-    if not tables:
-        raise StageError(
-            f"audio = {audio}: no captions_SPLIT.csv with SPLIT one of {', '.join(SPLITS)}; expected Clotho's "
-            "columns file_name, caption_1, caption_2, ..."
-        )
-    return AudioCaptionsJob(tuple(tables), str(audio), spec.max_seconds)
+    return AudioCaptionsJob(
+        files=_tables(roots.get("annotations", audio)),
+        audio=str(audio),
+        bases=(*(str(audio / name) for name in sources.subfolders(audio)), str(audio)),
+        suffixes=suffixes_in(audio),
+        max_seconds=spec.max_seconds,
+    )
 
 
 def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
@@ -102,19 +116,45 @@ def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 
-def read_table(folder: str, path: str) -> Iterator[Row | Letter]:
-    """The rows of one table; blank captions are left out, a row without any is dropped."""
-    with sources.open_binary(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        table = csv.DictReader(text)
-        columns = [c for c in table.fieldnames or [] if c.startswith("caption")]
-        if "file_name" not in (table.fieldnames or []) or not columns:
-            raise StageError(f"{path}: columns {table.fieldnames}; expected file_name, caption_1, caption_2, ...")
-        for index, row in enumerate(table):
-            place = coco_rows.source_place(path, "", index)
-            name = row["file_name"] or ""
-            captions = [" ".join(row[c].split()) for c in columns if (row[c] or "").strip()]
-            if not name or not captions:
-                yield Letter(name or "?", "row", "read", "empty_row", "no file name or no caption", place, {})
-                continue
-            value = {"folder": folder, "file_name": name, "captions": captions, "source": place}
-            yield Row(f"{folder}/{name}", "row", value, {"caption": len(captions)})
+def _tables(root: Path) -> tuple[TableFile, ...]:
+    """The tables directly in a folder, or the one file; Clotho's are told by their names, AudioCaps' by their columns.
+
+    Raises:
+      StageError: there is none, or one that is named as Clotho's has other columns.
+    """
+    found = []
+    for path in [root] if root.is_file() else sorted(root.glob("*.csv")):
+        columns = [c.strip() for c in next(tables.lines(str(path)), "").split(",")]
+        split = next((SPLITS[word] for word in re.findall("[a-z]+", path.stem.lower()) if word in SPLITS), "train")
+        if {"youtube_id", "start_time", "caption"} <= set(columns):
+            found.append(TableFile(str(path), path.name, split, AUDIOCAPS))
+        elif _clotho_folder(str(path)):
+            if "file_name" not in columns or not any(c.startswith("caption") for c in columns):
+                raise StageError(f"{path}: columns {columns}; expected file_name, caption_1, caption_2, ...")
+            found.append(TableFile(str(path), path.name, split, CLOTHO))
+    if not found:
+        raise StageError(f"audio = {root}: no table of captions; expected {EXPECTED}")
+    return tuple(found)
+
+
+def _clotho_folder(path: str) -> str:
+    """The split that a table of Clotho's name names, which is the folder of its clips too; "" for other names."""
+    match = _CLOTHO_NAME.fullmatch(Path(path).name)
+    return match[1] if match and match[1] in SPLITS else ""
+
+
+def _parse_audiocaps(row: Mapping[str, Any]) -> Parsed:
+    name, caption = tables.text_of(row, ("youtube_id",)), _one_line(row, "caption")
+    try:
+        start = float(tables.text_of(row, ("start_time",)))
+        names = youtube_names(name, start=start, end=start + _CLIP_SECONDS)
+    except ValueError as e:
+        raise BadRecord("bad_number", f"start_time = {row['start_time']!r}; expected seconds") from e
+    if not caption:
+        raise BadRecord("empty_text", f"{name}: no caption")
+    value = {"layout": AUDIOCAPS, "names": names, "captions": [caption]}
+    return Parsed(f"{name}_{start:.0f}", value, {"caption": 1})
+
+
+def _one_line(row: Mapping[str, Any], column: str) -> str:
+    return " ".join(tables.text_of(row, (column,), required=False).split())

@@ -1,6 +1,6 @@
 """Stage `build-audio-tags`: the `audio_tags` dataset, one example per clip with its labels.
 
-    key: text    audio: original WAV bytes    sample_rate: int64    labels: [text]
+    key: text    audio: PCM WAV bytes    sample_rate: int64    labels: [text]
 
 Sources are tables beside or below the clips: ESC-50's `esc50.csv` (`filename, fold, category`), AudioSet's segment
 lists (`YTID, start, end, labels`, no header) with `class_labels_indices.csv` for the names, or any table with a file
@@ -17,7 +17,7 @@ from typing import Any
 
 from beam_jobs import sources, tables
 from beam_jobs.build import build_as
-from beam_jobs.clips import clip_example, clip_features, read_clip
+from beam_jobs.clips import clip_example, clip_features, read_clip, suffixes_in, youtube_names
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.request import BuildOptions, make
@@ -32,14 +32,15 @@ FILE = ("file", "filename", "file_name", "audio", "path")
 LABELS = ("labels", "label", "category", "categories", "tags", "class", "display_name")
 AUDIOSET, CLASSES, TABLE = "audioset", "classes", ""
 EXPECTED = "esc50.csv, AudioSet's *_segments.csv with class_labels_indices.csv, or a table with a file and its labels"
-DESCRIPTION = "Audio clips with labels; original WAV bytes."
+DESCRIPTION = "Audio clips with labels, as PCM WAV."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioTagsJob(TableJob):
-    """Settings and paths of one build; `bases` are folders to look for clips in."""
+    """Settings and paths of one build; `bases` are folders to look for clips in, `suffixes` those of the clips."""
 
     bases: tuple[str, ...]
+    suffixes: tuple[str, ...]
     max_seconds: float
     validation_folds: tuple[int, ...]
     name: str = NAME
@@ -64,7 +65,12 @@ class AudioTagsJob(TableJob):
     def parse(self, row: Mapping[str, Any], source: TableFile, index: int) -> Parsed:
         if source.layout == AUDIOSET:
             # Many of the videos are gone by now: a clip that nobody could fetch is counted, not held against the build.
-            value = {"names": _segment_names(row), "labels": row["labels"], "coded": True, "must_exist": False}
+            value = {
+                "names": youtube_names(row["id"], start=row["start"], end=row["end"]),
+                "labels": row["labels"],
+                "coded": True,
+                "must_exist": False,
+            }
             return Parsed(f"{row['id']}_{row['start']}", value, {"label": len(row["labels"])})
         file = tables.text_of(row, FILE)
         labels = [label.replace("_", " ") for label in tables.texts_of(row, LABELS, separators=";|")]
@@ -98,7 +104,7 @@ class AudioTagsJob(TableJob):
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        data = read_clip(self.bases, value["names"], must_exist=value["must_exist"])
+        data = read_clip(self.bases, value["names"], suffixes=self.suffixes, must_exist=value["must_exist"])
         texts = {"labels": value["labels"]}
         return clip_example(record.key, data, max_seconds=self.max_seconds, texts=texts)
 
@@ -130,6 +136,7 @@ def job_of(spec: AudioTagsSpec, roots: Mapping[str, Path]) -> AudioTagsJob:
         files=files,
         validation_fraction=spec.validation_fraction,
         bases=(*(str(audio / name) for name in ("audio", *sources.subfolders(audio))), str(audio)),
+        suffixes=suffixes_in(audio),
         max_seconds=spec.max_seconds,
         validation_folds=spec.validation_folds,
     )
@@ -173,13 +180,3 @@ def _segments(path: str) -> Iterator[tables.Item]:
         else:
             codes = list(dict.fromkeys(code.strip() for code in labels))
             yield index, {"id": cells[0], "start": float(cells[1]), "end": float(cells[2]), "labels": codes}
-
-
-def _segment_names(row: Mapping[str, Any]) -> list[str]:
-    """Names that tools which fetch AudioSet give a clip."""
-    name, start, end = row["id"], row["start"], row["end"]
-    return [
-        f"{stem}{tail}.wav"
-        for stem in (name, f"Y{name}")
-        for tail in ("", f"_{start:.0f}", f"_{start:.0f}_{end:.0f}", f"_{start:.3f}_{end:.3f}", f"_{1000 * start:.0f}")
-    ]

@@ -36,6 +36,7 @@ def _refcoco(dataset: str, split_by: str) -> Builder:
 
 BUILDERS = {
     "coco": Builder(specs.BUILD_COCO, ("images", "annotations"), ("vqa",)),
+    "coco-panoptic": Builder(specs.BUILD_COCO_PANOPTIC, ("images", "annotations")),
     "refcoco": _refcoco("refcoco", "unc"),
     "refcoco-plus": _refcoco("refcoco+", "unc"),
     "refcocog": _refcoco("refcocog", "google"),
@@ -44,7 +45,7 @@ BUILDERS = {
     "vqa-options": Builder(specs.BUILD_VQA_OPTIONS, ("images", "annotations")),
     "image-depth": Builder(specs.BUILD_IMAGE_PAIRS, ("images", "depth"), settings={"target": "depth"}),
     "image-normals": Builder(specs.BUILD_IMAGE_PAIRS, ("images", "normals"), settings={"target": "normals"}),
-    "audio": Builder(specs.BUILD_AUDIO, ("audio",)),
+    "audio": Builder(specs.BUILD_AUDIO, ("audio",), ("annotations",)),
     "audio-tags": Builder(specs.BUILD_AUDIO_TAGS, ("audio",), ("annotations",)),
     "speech": Builder(specs.BUILD_SPEECH, ("audio",), ("annotations",)),
     "video": Builder(specs.BUILD_VIDEO, ("video",), ("annotations",)),

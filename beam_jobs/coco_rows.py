@@ -117,9 +117,7 @@ def image_row(item: Any, place: str, *, split: str, folder: str) -> Row:
 
 def object_row(item: Any, place: str, *, masks: bool = False) -> Row:
     """An object annotation; its outline only where masks are wanted, for it is the bulk of the file."""
-    box = field(item, "bbox", list)
-    if len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
-        raise BadRecord("bad_box", f"bbox = {box}; expected four finite numbers")
+    box = checked_box(field(item, "bbox", list))
     area = item.get("area", box[2] * box[3])
     if not isinstance(area, (int, float)) or not math.isfinite(area):
         raise BadRecord("bad_area", f"area = {area!r}")
@@ -134,6 +132,13 @@ def object_row(item: Any, place: str, *, masks: bool = False) -> Row:
     if masks:
         value["outline"] = coco_shapes.outline(item.get("segmentation"))
     return Row(field(item, "image_id", int), "object", value, {"object": 1})
+
+
+def checked_box(box: list[Any]) -> list[Any]:
+    """The box, if it is four finite numbers."""
+    if len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
+        raise BadRecord("bad_box", f"bbox = {box}; expected four finite numbers")
+    return box
 
 
 def _without_pose(item: Any) -> bool:

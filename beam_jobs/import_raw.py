@@ -15,13 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from beam_jobs import sources
+from beam_jobs import clips, sources
 from beam_jobs.coco import annotation_files, vqa_files
 from beam_jobs.specs import ImportFilesSpec, ImportSpec
 from uio2.pipeline.artifact import canonical_json, file_sha256
 from uio2.pipeline.stage import StageContext, StageError
 
-SUFFIXES = {"annotations": (".json",), "vqa": (".json",), "refer": (".json", ".p"), "audio": (".wav", ".csv")}
+SUFFIXES = {"annotations": (".json",), "vqa": (".json",), "refer": (".json", ".p"), "audio": (*clips.SUFFIXES, ".csv")}
 REQUIRED = ("images", "annotations")
 
 

@@ -116,6 +116,18 @@ class CocoSpec(ImageDatasetSpec):
 
 
 @dataclasses.dataclass(frozen=True)
+class CocoPanopticSpec(DatasetSpec):
+    """The `coco_panoptic` dataset: COCO images with maps of their panoptic segments.
+
+    Attributes:
+      max_pixels: images with more pixels than this are refused as decompression bombs.
+    """
+
+    num_shards: int = 8
+    max_pixels: int = 50_000_000
+
+
+@dataclasses.dataclass(frozen=True)
 class RefCocoSpec(ImageDatasetSpec):
     """The `ref_coco` dataset: images with referring expressions.
 
@@ -131,7 +143,7 @@ class RefCocoSpec(ImageDatasetSpec):
 
 @dataclasses.dataclass(frozen=True)
 class AudioCaptionsSpec(DatasetSpec):
-    """The `audio_captions` dataset: WAV clips with captions.
+    """The `audio_captions` dataset: sound clips with captions.
 
     Attributes:
       max_seconds: longer clips are dropped.
@@ -166,7 +178,7 @@ class InstructionsSpec(TableSpec):
 
 @dataclasses.dataclass(frozen=True)
 class AudioTagsSpec(TableSpec):
-    """The `audio_tags` dataset: WAV clips with labels.
+    """The `audio_tags` dataset: sound clips with labels.
 
     Attributes:
       max_seconds: longer clips are dropped.
@@ -179,7 +191,7 @@ class AudioTagsSpec(TableSpec):
 
 @dataclasses.dataclass(frozen=True)
 class SpeechSpec(TableSpec):
-    """The `speech` dataset: WAV recordings with transcripts.
+    """The `speech` dataset: recordings with transcripts.
 
     Attributes:
       max_seconds: longer recordings are dropped.
@@ -242,7 +254,12 @@ class ImagePairsSpec(ImageDatasetSpec, TableSpec):
 
 DIGITS_RAW = StageType(name="digits-raw", kind="raw", spec=DigitsRawSpec, run="beam_jobs.digits_raw:run")
 IMPORT_RAW = StageType(
-    name="import", kind="raw", spec=ImportSpec, run="beam_jobs.import_raw:run", volatile=("roots.json",)
+    name="import",
+    kind="raw",
+    spec=ImportSpec,
+    run="beam_jobs.import_raw:run",
+    code_version="2",
+    volatile=("roots.json",),
 )
 IMPORT_FILES = StageType(
     name="import-files",
@@ -252,6 +269,9 @@ IMPORT_FILES = StageType(
     volatile=("roots.json",),
 )
 BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="3")
+BUILD_COCO_PANOPTIC = StageType(
+    name="build-coco-panoptic", kind="dataset", spec=CocoPanopticSpec, run="beam_jobs.coco_panoptic:run"
+)
 BUILD_REFCOCO = StageType(
     name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run", code_version="2"
 )

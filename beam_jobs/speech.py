@@ -1,6 +1,6 @@
 """Stage `build-speech`: the `speech` dataset, one example per recording with what is said.
 
-    key: text    audio: original WAV bytes    sample_rate: int64    transcript: text    speaker: text ("" if unknown)
+    key: text    audio: PCM WAV bytes    sample_rate: int64    transcript: text    speaker: text ("" if unknown)
 
 Sources are transcripts beside or below the recordings: a table with a file and a text (Common Voice's TSV, NeMo's JSON
 lines and the like), LibriSpeech's `*.trans.txt` (`ID words`), or LJSpeech's `metadata.csv` (`id|text|normalised text`).
@@ -15,7 +15,7 @@ from typing import Any
 
 from beam_jobs import sources, tables
 from beam_jobs.build import build_as
-from beam_jobs.clips import clip_example, clip_features, read_clip
+from beam_jobs.clips import clip_example, clip_features, read_clip, suffixes_in
 from beam_jobs.dead_letters import BadRecord
 from beam_jobs.job import Record
 from beam_jobs.request import BuildOptions, make
@@ -31,7 +31,7 @@ TEXT = ("transcript", "transcription", "text", "sentence", "words")
 SPEAKER = ("speaker", "speaker_id", "client_id", "spk")
 LIBRISPEECH, LJSPEECH, TABLE = "librispeech", "ljspeech", ""
 EXPECTED = "a table with a file and its text, LibriSpeech's *.trans.txt or LJSpeech's metadata.csv"
-DESCRIPTION = "Recordings of speech with transcripts; original WAV bytes."
+DESCRIPTION = "Recordings of speech with transcripts, as PCM WAV."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,7 @@ class SpeechJob(TableJob):
 
     audio: str
     folders: tuple[str, ...]
+    suffixes: tuple[str, ...]
     max_seconds: float
     name: str = NAME
     record_kind: str = "recording"
@@ -69,7 +70,7 @@ class SpeechJob(TableJob):
     def encode(self, record: Record) -> bytes:
         value = record.value
         bases = [f"{self.audio}/{folder}" for folder in (value["folder"], *self.folders) if folder]
-        data = read_clip([*bases, self.audio], [value["file"]])
+        data = read_clip([*bases, self.audio], [value["file"]], suffixes=self.suffixes)
         texts = {"transcript": [value["transcript"]], "speaker": [value["speaker"]]}
         return clip_example(record.key, data, max_seconds=self.max_seconds, texts=texts)
 
@@ -103,6 +104,7 @@ def job_of(spec: SpeechSpec, roots: Mapping[str, Path]) -> SpeechJob:
         validation_fraction=spec.validation_fraction,
         audio=str(audio),
         folders=sources.subfolders(audio),
+        suffixes=suffixes_in(audio),
         max_seconds=spec.max_seconds,
     )
 

@@ -4,8 +4,9 @@
     audio: WAV bytes, b"" where there is none    captions: [text]    labels: [text]
     qa: [{question: text, answers: [text]}]
 
-Sources are tables with a clip (`file`: a folder of frames, an animation or a video file) and `captions`, `labels`, `qa`
-or `question` and `answer`; also `seconds` or `fps`, and `audio` (a WAV; without, one of the clip's name counts).
+Sources are tables with a clip (`file`: a folder of frames, an animation or a video file) and `captions`, `labels`,
+`qa` or `question` and `answer`; also `seconds` or `fps`, and `audio` (a sound file; without, a WAV of the clip's name
+counts, else the sound track of a video file, which is mixed to one channel).
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from typing import Any
 
 from beam_jobs import sources, tables
 from beam_jobs.build import build_as
-from beam_jobs.clips import check_wav, read_clip
+from beam_jobs.clips import read_clip
 from beam_jobs.dead_letters import BadRecord
+from beam_jobs.frames import FrameSettings
 from beam_jobs.job import Record
 from beam_jobs.request import BuildOptions, make
+from beam_jobs.sound_files import as_wav
 from beam_jobs.specs import BUILD_VIDEO, VideoSpec
 from beam_jobs.splits import named_split
 from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
 from beam_jobs.tf_example import Example
-from beam_jobs.video_files import FrameSettings, needs_ffmpeg, sound_of
 from beam_jobs.video_files import read_clip as read_frames
+from beam_jobs.video_files import sound_of
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import StageContext
 
@@ -95,10 +98,8 @@ class VideoJob(TableJob):
         except BadRecord as bad:
             if bad.reason != "audio_missing" or value["audio"]:
                 raise
-            data = sound_of(path) if needs_ffmpeg(path) else b""
-        if data:
-            check_wav(data, max_seconds=self.frames.max_seconds)
-        return data
+            return sound_of(path, max_seconds=self.frames.max_seconds)
+        return as_wav(data, max_seconds=self.frames.max_seconds).data
 
     def count(self, example: Example) -> Mapping[str, int]:
         kinds = {"caption": "captions", "label": "labels", "question": "qa/question"}

@@ -1,4 +1,4 @@
-"""`build-audio`: clips keep their bytes, and bad clips become dead letters."""
+"""`build-audio`: WAV clips keep their bytes, bad clips become dead letters, AudioCaps' rows meet in their clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 
 from beam_jobs import dtmf
 from beam_jobs.specs import BUILD_AUDIO, AudioCaptionsSpec
-from tests.beam_jobs.conftest import at, run_stage
+from tests.beam_jobs.conftest import SHARED, at, needs_shared, pointing, run_stage
+from tests.beam_jobs.media_files import sound, tone
 from uio2.pipeline.stage import StageError
 
 
@@ -50,7 +51,7 @@ def test_bad_clips_become_dead_letters(clips: Path, tmp_path: Path):
     built = run_stage(BUILD_AUDIO, AudioCaptionsSpec(max_dropped_fraction=0.9), tmp_path, raw=at(clips))
     assert {letter["key"]: letter["reason"] for letter in built.letters()} == {
         "train/0.wav": "cut_short",
-        "train/1.wav": "not_wav",
+        "train/1.wav": "not_sound",
         "train/2.wav": "audio_missing",
         "train/3.wav": "no_samples",
     }
@@ -61,3 +62,39 @@ def test_a_table_with_other_columns_is_an_error(clips: Path, tmp_path: Path):
     (clips / "audio" / "captions_train.csv").write_text("path,label\n0.wav,x\n")
     with pytest.raises(StageError, match=r"captions_train.csv: columns \['path', 'label'\]; expected file_name"):
         run_stage(BUILD_AUDIO, AudioCaptionsSpec(), tmp_path, raw=at(clips))
+
+
+@needs_shared
+def test_audiocaps_rows_of_a_clip_are_one_example(tmp_path: Path):
+    audio, lists = tmp_path / "clips", tmp_path / "lists"
+    lists.mkdir()
+    (lists / "audiocaps_val.csv").write_bytes(
+        (SHARED / "audio_mini" / "captions_only" / "audiocaps_val.csv").read_bytes()
+    )
+    (lists / "bad_rows.csv").write_bytes((SHARED / "nasty" / "annotations" / "bad_rows.csv").read_bytes())
+    head = "audiocap_id,youtube_id,start_time,caption\n"
+    (lists / "test.csv").write_text(f'{head}1,abcdefghijk,30,A dog barks\n2,abcdefghijk,30,"Barking, twice"\n')
+    # As the published files of several tools are named; none is WAV.
+    whole = tone(0.5, rate=16_000)
+    for name in (
+        "aaaaaaaaaaa.flac",
+        "test/abcdefghijk.flac",
+        "val/YvfY_TJq7n_U_130.flac",
+        "val/tdWhHV3X25Q_60_70.flac",
+    ):
+        sound(audio / name, whole, codec="flac", rate=16_000, format="s16")
+    raw = pointing(tmp_path / "raw", audio=audio, annotations=lists)
+    built = run_stage(BUILD_AUDIO, AudioCaptionsSpec(max_dropped_fraction=0.5), tmp_path, raw=raw)
+    (example,) = built.examples("test")
+    assert example["key"] == b"abcdefghijk_30"
+    assert example["captions"].tolist() == [b"A dog barks", b"Barking, twice"]
+    assert {e["key"].decode() for e in built.examples("validation")} == {"vfY_TJq7n_U_130", "tdWhHV3X25Q_60"}
+    assert [e["key"] for e in built.examples("train")] == [b"aaaaaaaaaaa_30"]
+    faults = {letter["source"]: letter["reason"] for letter in built.letters() if letter["fault"]}
+    assert faults == {
+        "bad_rows.csv:[2]": "cell_count",
+        "bad_rows.csv:[3]": "cell_count",
+        "bad_rows.csv:[4]": "bad_number",
+        "bad_rows.csv:[5]": "bad_csv",
+    }
+    built.check_counts()

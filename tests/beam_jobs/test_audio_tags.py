@@ -77,11 +77,11 @@ def test_labels_of_any_table_and_clips_that_cannot_be_used(tmp_path: Path):
     assert _labels(built, "train") == {"a.wav": ["car horn", "siren"]}
     assert built.reasons() == {
         "a.wav": "duplicate_key",
-        "b.wav": "not_wav",
+        "b.wav": "not_sound",
         "train.jsonl:2": "no_labels",
         "../../etc/passwd": "path_escape",
     }
-    assert "Ogg" in next(letter["error"] for letter in built.letters() if letter["reason"] == "not_wav")
+    assert "Ogg" in next(letter["error"] for letter in built.letters() if letter["reason"] == "not_sound")
     built.check_counts()
 
 

@@ -1,19 +1,18 @@
-"""`build-video`: frames from folders and animations, evenly spaced, and what is said about a clip."""
+"""`build-video`: frames from folders, animations and video files, evenly spaced, and what is said about a clip."""
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from beam_jobs.specs import BUILD_VIDEO, VideoSpec
 from tests.beam_jobs.conftest import SHARED, Built, at, lines, needs_shared, picture, pointing, run_stage
 from tests.beam_jobs.test_audio_tags import clip
-from uio2.pipeline.stage import StageError
 
 
 def _folder(path: Path, count: int, *, size: tuple[int, int] = (32, 24)) -> Path:
@@ -104,7 +103,7 @@ def test_clips_that_cannot_be_used(tmp_path: Path):
         "cut": "undecodable",
         "page.mp4": "not_a_video",
         "list.mp4": "not_a_video",
-        "note.pdf": "unsupported_format",
+        "note.pdf": "not_a_video",
         "flat.gif": "undecodable",
         "gone": "clip_missing",
         "../../etc": "path_escape",
@@ -116,28 +115,31 @@ def test_clips_that_cannot_be_used(tmp_path: Path):
     built.check_counts()
 
 
-def test_a_video_file_without_ffmpeg_says_what_to_do(tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    video = tmp_path / "raw" / "video"
-    video.mkdir(parents=True)
-    (video / "a.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
-    lines(video / "train.jsonl", [{"file": "a.mp4", "caption": "x"}])
-    with pytest.raises(
-        StageError, match=r"a\.mp4: ffprobe is not on PATH .* install ffmpeg, or give the clips as folders"
-    ):
-        run_stage(BUILD_VIDEO, VideoSpec(), tmp_path, raw=at(tmp_path / "raw"))
-
-
 @needs_shared
-def test_damaged_animations(tmp_path: Path):
-    names = ["coco_animated.gif", "dispose_prev.gif", "decompression_bomb.gif", "decompression_bomb_extents.gif",
-             "no_palette.gif", "anim_frame1.webp", "avif_hopper.avif", "hopper.ico"]  # fmt: skip
-    table = lines(tmp_path / "train.jsonl", [{"file": name, "caption": "x"} for name in names])
-    raw = pointing(tmp_path / "raw", video=SHARED / "nasty" / "images", annotations=table)
+def test_real_video_files_and_damaged_ones(tmp_path: Path):
+    told = [json.loads(line) for line in (SHARED / "video_mini" / "manifest.jsonl").read_text().splitlines()]
+    rows = [{"file": f"video_mini/{row['file']}", "caption": row["text"] or "a clip"} for row in told]
+    damaged = ["video/corrupted.mp4", "video/cut_30pct.mp4", "video/html_named.mp4"]
+    pictures = ["coco_animated.gif", "dispose_prev.gif", "decompression_bomb.gif", "decompression_bomb_extents.gif",
+                "no_palette.gif", "anim_frame1.webp", "avif_hopper.avif", "hopper.ico"]  # fmt: skip
+    damaged += [f"images/{name}" for name in pictures]
+    rows += [{"file": f"nasty/{name}", "caption": "x"} for name in damaged]
+    table = lines(tmp_path / "train.jsonl", rows)
+    raw = pointing(tmp_path / "raw", video=SHARED, annotations=table)
     built = run_stage(BUILD_VIDEO, VideoSpec(max_dropped_fraction=0.9), tmp_path, raw=raw)
-    assert len(_examples(built)["coco_animated.gif"]["frames"]) == 4
+    found = _examples(built)
+    frames = {row["file"]: len(found[f"video_mini/{row['file']}"]["frames"]) for row in told}
+    assert frames == {row["file"]: 5 if row["file"] == "mmpose/demo.mp4" else 8 for row in told}
+    assert {key for key, example in found.items() if example["audio"]} == {"video_mini/mmaction2/test.avi"}
+    assert len(found["nasty/images/coco_animated.gif"]["frames"]) == 4
     assert built.reasons() == {
-        "decompression_bomb.gif": "undecodable",
-        "decompression_bomb_extents.gif": "undecodable",
-        "hopper.ico": "unsupported_format",
+        "nasty/video/corrupted.mp4": "undecodable",
+        "nasty/video/cut_30pct.mp4": "cut_short",
+        "nasty/video/html_named.mp4": "not_a_video",
+        "nasty/images/decompression_bomb.gif": "undecodable",
+        "nasty/images/decompression_bomb_extents.gif": "undecodable",
+        "nasty/images/hopper.ico": "not_a_video",
     }
+    built.check_counts()
+    again = run_stage(BUILD_VIDEO, VideoSpec(max_dropped_fraction=0.9), tmp_path / "again", raw=raw)
+    assert again.shards() == built.shards()

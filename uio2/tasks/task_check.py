@@ -18,7 +18,7 @@ from uio2.pipeline.store import Store, artifact_of
 from uio2.tasks.converter import LOSS_MASKS
 from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.eval_feed import count_eval_examples, eval_examples
-from uio2.tasks.families import find_task
+from uio2.tasks.families import all_tasks, find_task
 from uio2.tasks.mixture import Mixture, make_mixture
 from uio2.tasks.mixtures import expand
 from uio2.tasks.sources import DATASETS
@@ -90,6 +90,8 @@ class TaskData:
         for name, folder in folders.items():
             dataset = StoredDataset(folder)
             lines += [*dataset.classes(), *dataset_lines(dataset, name, lambda *_: None)]
+        # A task may have no text of its own, and a dataset no train split: any words will do then.
+        lines = lines or list(prompt_lines(sorted({task.prompts for task in all_tasks().values()} - {""})))
         return UnifiedVocabulary(
             train(lines[:TRAINED_LINES], spec=TokenizerSpec(vocab_size=TRAINED_PIECES)), source="trained on the data"
         )
