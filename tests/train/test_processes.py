@@ -17,6 +17,7 @@ import pytest
 from tests.train.crew_member import STEPS
 from uio2.model.checkpoint.native import VOLATILE
 from uio2.pipeline.artifact import digest_directory
+from uio2.train.processes import LOST
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -87,7 +88,7 @@ def test_a_run_with_all_that_happens_to_it_ends_as_an_undisturbed_one(tmp_path):
 
     # The data of one of two ends.
     for status, said in finish(start(folder, count=2, actions={1: "14=end"})):
-        assert status == 1
+        assert status in (1, LOST)
         assert "the data of process 1 stopped: the data ended after step 14 of 16" in said
     assert not (folder / "out" / "params.npz").exists()
 

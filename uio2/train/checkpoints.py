@@ -9,7 +9,7 @@ folder of another name and renames it when all is there.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._path,
             item_names=(STATE, POSITION),
-            options=ocp.CheckpointManagerOptions(preservation_policy=_policy(saving)),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_policy(saving),
+                # The policy decides; without this orbax does not write the metrics it decides by.
+                best_fn=_score(saving) if saving.keep_best else None,
+            ),
         )
         self._saved_at = time.monotonic()
         self.stalls: list[float] = []
@@ -121,6 +125,10 @@ class Checkpoints:
         return found.state
 
 
+def _score(saving: SavingSpec) -> Callable[[Mapping[str, float]], float]:
+    return lambda metrics: metrics[saving.best_metric]
+
+
 def _policy(saving: SavingSpec) -> keep.PreservationPolicy:
     policies: list[keep.PreservationPolicy] = [keep.LatestN(saving.keep_last)]
     if saving.keep_every:
@@ -128,7 +136,7 @@ def _policy(saving: SavingSpec) -> keep.PreservationPolicy:
     if saving.keep_best:
         policies.append(
             keep.BestN(
-                get_metric_fn=lambda metrics: metrics[saving.best_metric],
+                get_metric_fn=_score(saving),
                 reverse=saving.best_is_least,
                 n=saving.keep_best,
                 keep_checkpoints_without_metrics=False,

@@ -31,6 +31,7 @@ from uio2.train.execution import AUTO, Execution
 
 LOST = 75  # the exit status for "try again" (EX_TEMPFAIL)
 BEAT_S = 2.0
+EXIT_S = 5.0
 SILENT_S = 30.0
 ANSWER_S = 600  # a process may be compiling, or reading the lengths of a window
 _FAILED, _BEATS = "uio2/failed", "uio2/beat/"
@@ -185,6 +186,8 @@ def crew(execution: Execution) -> Iterator[Crew]:
     except BaseException as error:
         found.fail(str(error) or type(error).__name__)
         ended.set()
+        if found.client is not None:
+            threading.Thread(target=_leave_later, name="leave", daemon=True).start()
         raise
     _part(ended)
 
@@ -272,6 +275,12 @@ def _report_silence(me: Crew, seen: dict[int, tuple[str, float]]) -> None:
                 me.client.key_value_set(_FAILED, json.dumps({"process": number, "message": message}))
             time.sleep(2 * BEAT_S)
             _leave(message)
+
+
+def _leave_later() -> None:
+    """Ends this process if it does not end by itself: JAX and orbax wait at exit for the processes that are gone."""
+    time.sleep(EXIT_S)
+    os._exit(LOST)
 
 
 def _leave(message: str) -> None:
