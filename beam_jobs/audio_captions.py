@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, sources
-from beam_jobs.build import build
+from beam_jobs.build import build_as
 from beam_jobs.clips import clip_example, clip_features, read_clip
 from beam_jobs.dead_letters import Letter
 from beam_jobs.job import Info, Record, Row
@@ -88,15 +88,7 @@ def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
             "columns file_name, caption_1, caption_2, ..."
         )
     job = AudioCaptionsJob(tuple(tables), str(audio), spec.max_seconds)
-    return build(
-        job,
-        num_shards=spec.num_shards,
-        limit=spec.limit,
-        max_dropped_fraction=spec.max_dropped_fraction,
-        version=spec.version,
-        description=DESCRIPTION,
-        context=context,
-    )
+    return build_as(spec, job, description=DESCRIPTION, context=context)
 
 
 def read_table(folder: str, path: str) -> Iterator[Row | Letter]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, coco_shapes, sources
-from beam_jobs.build import build
+from beam_jobs.build import build_as
 from beam_jobs.dead_letters import Letter
 from beam_jobs.image_files import image_bases, image_names, read_image
 from beam_jobs.job import Info, Record, Row
@@ -206,15 +206,7 @@ def run(spec: CocoSpec, context: StageContext) -> Mapping[str, Any]:
     annotations = sources.required(roots, "annotations", wanted_by="build-coco")
     files = [*annotation_files(annotations), *(vqa_files(roots["vqa"]) if "vqa" in roots else [])]
     job = CocoJob(tuple(files), str(images), sources.subfolders(images), spec.max_pixels, spec.masks)
-    stats = build(
-        job,
-        num_shards=spec.num_shards,
-        limit=spec.limit,
-        max_dropped_fraction=spec.max_dropped_fraction,
-        version=spec.version,
-        description=DESCRIPTION,
-        context=context,
-    )
+    stats = build_as(spec, job, description=DESCRIPTION, context=context)
     questions = stats["records"].get("question", {"in": 0, "written": 0, "over_limit": 0})
     if questions["in"] and not questions["written"] + questions["over_limit"]:
         raise StageError(

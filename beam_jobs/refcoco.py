@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, refer_pickle, sources
-from beam_jobs.build import build
+from beam_jobs.build import build_as
 from beam_jobs.coco_rows import field
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.image_files import image_bases, image_names, read_image
@@ -160,15 +160,7 @@ def run(spec: RefCocoSpec, context: StageContext) -> Mapping[str, Any]:
     job = RefCocoJob(
         (("refs", str(refs)), ("instances", str(instances))), str(images), sources.subfolders(images), spec.max_pixels
     )
-    stats = build(
-        job,
-        num_shards=spec.num_shards,
-        limit=spec.limit,
-        max_dropped_fraction=spec.max_dropped_fraction,
-        version=spec.version,
-        description=DESCRIPTION,
-        context=context,
-    )
+    stats = build_as(spec, job, description=DESCRIPTION, context=context)
     return {**stats, "variant": f"{refs.parent.name}_{refs_split_by(refs)}"}
 
 

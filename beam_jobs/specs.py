@@ -76,6 +76,8 @@ class CocoSpec:
       masks: store a mask picture per object; without, the field is there and empty.
       num_shards: TFRecord files per split; fewer than 1 is an error.
       max_dropped_fraction: above this share of dropped records, of any kind, the build fails.
+      max_leaked_fraction: above this share of a split's records that `train` has too (the same content, a look-alike
+        or the same key) the build fails; None only reports them.
       limit: keep only this many images per split (the first by hashed key, so a random sample); None keeps all.
       max_pixels: images with more pixels than this are refused as decompression bombs.
       version: the dataset's TFDS version.
@@ -84,6 +86,7 @@ class CocoSpec:
     masks: bool = False
     num_shards: int = 8
     max_dropped_fraction: float = 0.01
+    max_leaked_fraction: float | None = None
     limit: int | None = None
     max_pixels: int = 50_000_000
     version: str = "1.0.0"
@@ -96,13 +99,14 @@ class RefCocoSpec:
     Attributes:
       dataset: folder below the `refer` root; "" takes the first of `refcoco`, `refcoco+`, `refcocog` that is there.
       split_by: which `refs(SPLIT_BY)` file; "" takes the first of `unc`, `umd`, `google` that is there.
-      num_shards, max_dropped_fraction, limit, max_pixels, version: as for `CocoSpec`.
+      num_shards, max_dropped_fraction, max_leaked_fraction, limit, max_pixels, version: as for `CocoSpec`.
     """
 
     dataset: str = ""
     split_by: str = ""
     num_shards: int = 8
     max_dropped_fraction: float = 0.01
+    max_leaked_fraction: float | None = None
     limit: int | None = None
     max_pixels: int = 50_000_000
     version: str = "1.0.0"
@@ -114,12 +118,13 @@ class AudioCaptionsSpec:
 
     Attributes:
       max_seconds: longer clips are dropped.
-      num_shards, max_dropped_fraction, limit, version: as for `CocoSpec`.
+      num_shards, max_dropped_fraction, max_leaked_fraction, limit, version: as for `CocoSpec`.
     """
 
     max_seconds: float = 600.0
     num_shards: int = 1
     max_dropped_fraction: float = 0.01
+    max_leaked_fraction: float | None = None
     limit: int | None = None
     version: str = "1.0.0"
 
@@ -131,12 +136,13 @@ class TableSpec:
     Attributes:
       validation_fraction: share of the records, by hashed key, that become `validation` where neither a file's name
         nor its rows say the split; the rest is `train`.
-      num_shards, max_dropped_fraction, limit, version: as for `CocoSpec`.
+      num_shards, max_dropped_fraction, max_leaked_fraction, limit, version: as for `CocoSpec`.
     """
 
     validation_fraction: float = 0.05
     num_shards: int = 1
     max_dropped_fraction: float = 0.01
+    max_leaked_fraction: float | None = None
     limit: int | None = None
     version: str = "1.0.0"
 
@@ -259,26 +265,38 @@ IMPORT_FILES = StageType(
     run="beam_jobs.import_raw:run_files",
     volatile=("roots.json",),
 )
-BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="2")
-BUILD_REFCOCO = StageType(name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run")
-BUILD_AUDIO = StageType(name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run")
+BUILD_COCO = StageType(name="build-coco", kind="dataset", spec=CocoSpec, run="beam_jobs.coco:run", code_version="3")
+BUILD_REFCOCO = StageType(
+    name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run", code_version="2"
+)
+BUILD_AUDIO = StageType(
+    name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run", code_version="2"
+)
 BUILD_INSTRUCTIONS = StageType(
-    name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run"
+    name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run", code_version="2"
 )
 BUILD_AUDIO_TAGS = StageType(
-    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run"
+    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run", code_version="2"
 )
-BUILD_SPEECH = StageType(name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run")
-BUILD_VIDEO = StageType(name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run")
+BUILD_SPEECH = StageType(
+    name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run", code_version="2"
+)
+BUILD_VIDEO = StageType(
+    name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run", code_version="2"
+)
 BUILD_IMAGE_TEXT = StageType(
-    name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run"
+    name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run", code_version="2"
 )
 BUILD_VISUAL_GENOME = StageType(
-    name="build-visual-genome", kind="dataset", spec=VisualGenomeSpec, run="beam_jobs.visual_genome:run"
+    name="build-visual-genome",
+    kind="dataset",
+    spec=VisualGenomeSpec,
+    run="beam_jobs.visual_genome:run",
+    code_version="2",
 )
 BUILD_VQA_OPTIONS = StageType(
-    name="build-vqa-options", kind="dataset", spec=VqaOptionsSpec, run="beam_jobs.vqa_options:run"
+    name="build-vqa-options", kind="dataset", spec=VqaOptionsSpec, run="beam_jobs.vqa_options:run", code_version="2"
 )
 BUILD_IMAGE_PAIRS = StageType(
-    name="build-image-pairs", kind="dataset", spec=ImagePairsSpec, run="beam_jobs.image_pairs:run"
+    name="build-image-pairs", kind="dataset", spec=ImagePairsSpec, run="beam_jobs.image_pairs:run", code_version="2"
 )
