@@ -30,6 +30,7 @@ from beam_jobs.shards import ReadBack, Shard, group_sizes, shard_name, sweep
 from uio2.pipeline.stage import StageContext, StageError
 
 POLL_SECONDS = 1.0
+FULL, COUNTS = "full", "counts"
 
 
 def build(
@@ -42,13 +43,14 @@ def build(
     description: str,
     context: StageContext,
     max_leaked_fraction: float | None = None,
+    quality: str = FULL,
 ) -> dict[str, Any]:
     """Builds the dataset into `context.out`; returns the stats for the record.
 
     Raises:
       StageError: a source is unreadable, nothing was written, too much was dropped, or the counts do not add up.
     """
-    _check_settings(num_shards, limit, max_dropped_fraction, max_leaked_fraction)
+    _check_settings(num_shards, limit, max_dropped_fraction, max_leaked_fraction, quality)
     work = context.work
     _clear(work)
     with _watched(work / "shards", num_shards, context.progress):
@@ -71,12 +73,12 @@ def build(
     shards = _publish(job, written, num_shards, folder)
     context.progress(len(shards), len(shards) + 1, "reading the shards back")
     features = _features(job, work)
-    layout = layout_of(features)
+    layout = layout_of(features, decode=quality == FULL)
     read = _read_back(job, layout, shards, work)
     accounting = _account(job, seen, _column(tally, "over_limit"), letters, shards, read)
     _write_metadata(job, features, folder, version, description, read)
     built = Built(job.name, version, description, shards, accounting, letters)
-    quality = write_report(built, layout=layout, folder=work, max_leaked_fraction=max_leaked_fraction)
+    figures = write_report(built, layout=layout, folder=work, max_leaked_fraction=max_leaked_fraction)
     for name in FILES:
         shutil.copyfile(work / name, context.out / name)
     shutil.copytree(work / "dead_letters", context.out / "dead_letters", dirs_exist_ok=True)
@@ -90,7 +92,7 @@ def build(
         "dead_letters": len(letters),
         "num_shards": num_shards,
         "bytes": sum(r.bytes for r in read),
-        "quality": quality,
+        "quality": figures,
     }
 
 
@@ -108,10 +110,11 @@ def build_as(spec: Any, job: Job, *, description: str, context: StageContext) ->
         description=description,
         context=context,
         max_leaked_fraction=spec.max_leaked_fraction,
+        quality=spec.quality,
     )
 
 
-def _check_settings(num_shards: int, limit: int | None, dropped: float, leaked: float | None) -> None:
+def _check_settings(num_shards: int, limit: int | None, dropped: float, leaked: float | None, quality: str) -> None:
     if num_shards < 1:
         raise StageError(f"num_shards = {num_shards}: expected at least 1")
     if limit is not None and limit < 1:
@@ -120,6 +123,8 @@ def _check_settings(num_shards: int, limit: int | None, dropped: float, leaked: 
         raise StageError(f"max_dropped_fraction = {dropped}: expected a share between 0 and 1")
     if leaked is not None and not 0 <= leaked <= 1:
         raise StageError(f"max_leaked_fraction = {leaked}: expected a share between 0 and 1, or None for any")
+    if quality not in (FULL, COUNTS):
+        raise StageError(f"quality = {quality!r}: expected {FULL!r} or {COUNTS!r}")
 
 
 def _clear(work: Path) -> None:

@@ -78,6 +78,7 @@ class CocoSpec:
       max_dropped_fraction: above this share of dropped records, of any kind, the build fails.
       max_leaked_fraction: above this share of a split's records that `train` has too (the same content, a look-alike
         or the same key) the build fails; None only reports them.
+      quality: `full`, or `counts`: a report without look-alikes, for which each picture must be decoded once more.
       limit: keep only this many images per split (the first by hashed key, so a random sample); None keeps all.
       max_pixels: images with more pixels than this are refused as decompression bombs.
       version: the dataset's TFDS version.
@@ -87,6 +88,7 @@ class CocoSpec:
     num_shards: int = 8
     max_dropped_fraction: float = 0.01
     max_leaked_fraction: float | None = None
+    quality: str = "full"
     limit: int | None = None
     max_pixels: int = 50_000_000
     version: str = "1.0.0"
@@ -99,7 +101,7 @@ class RefCocoSpec:
     Attributes:
       dataset: folder below the `refer` root; "" takes the first of `refcoco`, `refcoco+`, `refcocog` that is there.
       split_by: which `refs(SPLIT_BY)` file; "" takes the first of `unc`, `umd`, `google` that is there.
-      num_shards, max_dropped_fraction, max_leaked_fraction, limit, max_pixels, version: as for `CocoSpec`.
+      num_shards, max_dropped_fraction, max_leaked_fraction, quality, limit, max_pixels, version: as for `CocoSpec`.
     """
 
     dataset: str = ""
@@ -107,6 +109,7 @@ class RefCocoSpec:
     num_shards: int = 8
     max_dropped_fraction: float = 0.01
     max_leaked_fraction: float | None = None
+    quality: str = "full"
     limit: int | None = None
     max_pixels: int = 50_000_000
     version: str = "1.0.0"
@@ -118,13 +121,14 @@ class AudioCaptionsSpec:
 
     Attributes:
       max_seconds: longer clips are dropped.
-      num_shards, max_dropped_fraction, max_leaked_fraction, limit, version: as for `CocoSpec`.
+      num_shards, max_dropped_fraction, max_leaked_fraction, quality, limit, version: as for `CocoSpec`.
     """
 
     max_seconds: float = 600.0
     num_shards: int = 1
     max_dropped_fraction: float = 0.01
     max_leaked_fraction: float | None = None
+    quality: str = "full"
     limit: int | None = None
     version: str = "1.0.0"
 
@@ -136,13 +140,14 @@ class TableSpec:
     Attributes:
       validation_fraction: share of the records, by hashed key, that become `validation` where neither a file's name
         nor its rows say the split; the rest is `train`.
-      num_shards, max_dropped_fraction, max_leaked_fraction, limit, version: as for `CocoSpec`.
+      num_shards, max_dropped_fraction, max_leaked_fraction, quality, limit, version: as for `CocoSpec`.
     """
 
     validation_fraction: float = 0.05
     num_shards: int = 1
     max_dropped_fraction: float = 0.01
     max_leaked_fraction: float | None = None
+    quality: str = "full"
     limit: int | None = None
     version: str = "1.0.0"
 

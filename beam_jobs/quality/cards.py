@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from beam_jobs.quality.doubles import TRAIN
 from beam_jobs.quality.figures import Place, key_of
 from beam_jobs.quality.hashes import is_picture
 from beam_jobs.quality.layout import Boxes, Layout
@@ -62,6 +63,10 @@ class Card:
     texts: tuple[tuple[str, tuple[str, ...], int], ...]
     seconds: float | None
 
+    def labels(self) -> list[str]:
+        """What the boxes are, each once, in the order of the boxes."""
+        return list(dict.fromkeys(box.label for box in self.boxes))
+
 
 def read_cards(
     layout: Layout, shards: Sequence[Shard], places: Collection[Place], *, small: bool = False
@@ -84,16 +89,16 @@ def read_cards(
     return found
 
 
-def sample_places(shards: Sequence[Shard], *, number: int) -> list[Place]:
-    """The first `number` records of the dataset's splits, as many of each as there are."""
-    splits = sorted({shard.split for shard in shards})
+def sample_places(shards: Sequence[Shard], *, first: int, others: int) -> list[Place]:
+    """The first records of each split: `first` of `train` (or of the only split), `others` of the rest."""
+    splits = {shard.split for shard in shards}
     found: list[Place] = []
-    for split in splits:
-        left = max(2, number // len(splits))
-        for i, shard in enumerate(shards):
+    for split in sorted(splits):
+        left = first if split == TRAIN or len(splits) == 1 else others
+        for number, shard in enumerate(shards):
             if shard.split == split:
                 taken = min(left, shard.records)
-                found += [Place(i, record) for record in range(taken)]
+                found += [Place(number, record) for record in range(taken)]
                 left -= taken
     return found
 
@@ -220,9 +225,7 @@ def _spectrogram(data: bytes) -> tuple[Picture | None, float | None]:
     return Picture(spectrogram_uri(values), len(values), values.shape[1]), seconds
 
 
-def by_split(cards: Mapping[Place, Card]) -> dict[str, list[Card]]:
+def by_split(cards: Mapping[Place, Card], *, splits: Sequence[str]) -> dict[str, list[Card]]:
     """The cards of each split, in the order of places."""
-    found: dict[str, list[Card]] = {}
-    for place in sorted(cards, key=lambda p: (p.shard, p.record)):
-        found.setdefault(cards[place].split, []).append(cards[place])
-    return found
+    order = sorted(cards, key=lambda place: place.packed)
+    return {split: [cards[place] for place in order if cards[place].split == split] for split in splits}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from beam_jobs.quality.measures import Names, Numbers
 
-BINS = 24
+BINS, MARKS = 24, 6
 _TAIL_PER_CENT = 99
 _STEPS = (1, 2, 5)
 
@@ -61,12 +61,12 @@ def histogram(numbers: Mapping[str, Numbers], *, scale: int = 1, log: bool = Fal
             counts[split][max(0, bisect.bisect_right(edges, value) - 1)] += n
     shares = {s: [n / max(1, numbers[s].count) for n in counts[s]] for s in splits}
     top = max((share for s in splits for share in shares[s]), default=0.0) or 1.0
-    every = max(1, math.ceil(len(edges) / 6))
+    every = max(1, math.ceil(len(edges) / MARKS))
     bins = []
     for i, low in enumerate(edges):
         bars = tuple((counts[s][i], round(100 * shares[s][i] / top, 1)) for s in splits)
-        title = _title(edges, i, scale, whole=_whole(edges))
-        bins.append(Bin(title, short(low / scale) if i % every == 0 else "", bars))
+        marked = math.log10(low).is_integer() if log else i % every == 0
+        bins.append(Bin(_title(edges, i, scale, merged.most or 0), short(low / scale) if marked else "", bars))
     return Histogram(splits, tuple(bins))
 
 
@@ -120,13 +120,14 @@ def _round_up(width: float) -> int:
         power *= 10
 
 
-def _whole(edges: list[int]) -> bool:
-    return len(edges) < 2 or edges[1] - edges[0] == 1
-
-
-def _title(edges: list[int], i: int, scale: int, *, whole: bool) -> str:
-    if i == len(edges) - 1:
+def _title(edges: list[int], i: int, scale: int, most: int) -> str:
+    """What a bin holds; the last one may hold everything beyond it."""
+    width = edges[1] - edges[0] if len(edges) > 1 else 1
+    after = edges[i + 1] if i + 1 < len(edges) else edges[i] + width
+    if i == len(edges) - 1 and most >= after:
         return f"{short(edges[i] / scale)} and more"
-    if whole and scale == 1:
-        return short(edges[i])
-    return f"{short(edges[i] / scale)} to {short(edges[i + 1] / scale)}"
+    return (
+        short(edges[i])
+        if after - edges[i] == 1 and scale == 1
+        else f"{short(edges[i] / scale)} to {short(after / scale)}"
+    )

@@ -150,7 +150,7 @@ class Collector:
     def _image(self, example: Example) -> int:
         assert self._layout.image
         name = self._layout.image.name
-        seen = look(next(iter(_strings(example, self._layout.image.key)), b""))
+        seen = look(next(iter(_strings(example, self._layout.image.key)), b""), decode=self._layout.decode)
         if seen is None:
             self._name("problems", name, "cannot be decoded")
             return 0
@@ -158,7 +158,7 @@ class Collector:
         self._number("height", name, seen.height)
         self._name("size", name, f"{seen.width} x {seen.height}")
         self._name("format", name, seen.format)
-        if not seen.hash:
+        if self._layout.decode and not seen.hash:
             self._name("problems", name, "one colour")
         return seen.hash
 

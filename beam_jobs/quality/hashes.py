@@ -51,14 +51,17 @@ def is_picture(data: bytes) -> bool:
     return data.startswith(_MAGIC) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
-def look(data: bytes) -> Look | None:
-    """What a picture is and how it looks; None where it cannot be decoded."""
+def look(data: bytes, *, decode: bool) -> Look | None:
+    """What a picture is and, if it is decoded, how it looks; None where it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data)) as image:
             (width, height), kind = image.size, f"{image.format} {image.mode}"
-            # Decoding a JPEG at an eighth of its size, and no colours, takes half the time.
+            if not decode:
+                return Look(width, height, kind, 0)
+            # A JPEG decoded at a quarter of its size without colours takes 0.6 of the time. Decoded to fewer than two
+            # pixels for one, hashes of scaled copies drift apart.
             image.draft("L", (2 * SIDE, 2 * SIDE))
             grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError):

@@ -41,7 +41,7 @@ class Boxes(Field):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The fields by what they are; `key` identifies a record."""
+    """The fields by what they are; `key` identifies a record; `decode` says whether pictures are decoded."""
 
     key: Field | None
     image: Field | None
@@ -51,11 +51,17 @@ class Layout:
     boxes: tuple[Boxes, ...]
     classes: tuple[Classes, ...]
     texts: tuple[Field, ...]
+    decode: bool = True
 
     @property
     def content(self) -> str:
         """What makes two records the same: their `image`, `clip` or `text`."""
         return "image" if self.image else "clip" if self.frames or self.sound else "text"
+
+    @property
+    def looks(self) -> bool:
+        """Whether records are compared by how their pictures look."""
+        return self.decode and self.image is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +78,14 @@ class _Leaf:
         return self.field.name.rpartition("/")[0]
 
 
-def layout_of(features: Any) -> Layout:
-    """The layout of a `tfds.features.FeaturesDict`."""
+def layout_of(features: Any, *, decode: bool = True) -> Layout:
+    """The layout of a `tfds.features.FeaturesDict`; `decode` as in `Layout`."""
     import numpy as np
     import tensorflow_datasets as tfds
 
     leaves = list(_leaves(features))
-    words = [leaf for leaf in leaves if leaf.feature.dtype == np.str_]
+    # Not `dtype`: that one is TensorFlow's and imports it, 10 s of CPU.
+    words = [leaf for leaf in leaves if leaf.feature.np_dtype in (np.object_, np.str_)]
     media = {leaf.field.name: leaf.field for leaf in leaves if leaf.field.name in (FRAMES, SOUND, SECONDS)}
     classes = [_classes(leaf) for leaf in leaves if leaf.last in CLASSES]
     texts = [x for x in words if x.last not in (*NAMED, *CLASSES) and x.field.name not in media]
@@ -94,6 +101,7 @@ def layout_of(features: Any) -> Layout:
         ),
         classes=tuple(classes),
         texts=tuple(x.field for x in texts),
+        decode=decode,
     )  # fmt: skip
 
 

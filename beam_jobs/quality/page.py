@@ -10,6 +10,7 @@ from typing import Any
 from beam_jobs.quality.cards import Card
 from beam_jobs.quality.doubles import Doubles
 from beam_jobs.quality.figures import Place
+from beam_jobs.quality.layout import Layout
 from beam_jobs.quality.sections import Section
 from beam_jobs.shards import Shard
 
@@ -35,7 +36,7 @@ class Page:
 
     built: Built
     splits: Mapping[str, Mapping[str, int]]
-    content: str
+    layout: Layout
     letters: Sequence[Mapping[str, Any]]
     doubles: Doubles
     samples: Mapping[str, Sequence[Card]]

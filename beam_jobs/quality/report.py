@@ -22,7 +22,7 @@ from beam_jobs.shards import Shard, group_sizes
 from uio2.pipeline.stage import StageError
 
 FILES = ("quality.json", "quality.html")
-SAMPLES = 12
+FIRST_SAMPLES, OTHER_SAMPLES = 8, 4
 LETTER_SAMPLES = 3
 
 
@@ -41,7 +41,7 @@ def write_report(built: Built, *, layout: Layout, folder: Path, max_leaked_fract
     figures = Figures.load(str(folder))
     doubles = found.find(figures.rows(), splits=[shard.split for shard in built.shards])
     splits = sorted(group_sizes(built.shards), key=lambda s: (s != found.TRAIN, s))
-    samples = read_cards(layout, built.shards, sample_places(built.shards, number=SAMPLES))
+    samples = read_cards(layout, built.shards, sample_places(built.shards, first=FIRST_SAMPLES, others=OTHER_SAMPLES))
     shown = read_cards(layout, built.shards, _listed(doubles), small=True)
     letters = _letters(built.letters)
     report = {
@@ -57,17 +57,19 @@ def write_report(built: Built, *, layout: Layout, folder: Path, max_leaked_fract
     page = Page(
         built=built,
         splits={s: report["splits"][s] for s in splits},
-        content=layout.content,
+        layout=layout,
         letters=letters,
         doubles=doubles,
-        samples=by_split(samples),
+        samples=by_split(samples, splits=splits),
         shown=shown,
         sections=sections(figures, splits=splits, sound=layout.sound.name if layout.sound else None),
         compared=f"{doubles.compared} of {figures.records}" if doubles.compared < figures.records else "",
     )
-    (folder / FILES[1]).write_text(render(page), encoding="utf-8")
+    # A dead letter may quote bytes that are no text.
+    (folder / FILES[1]).write_bytes(render(page).encode("utf-8", "replace"))
     _check(doubles, limit=max_leaked_fraction, shown=shown, folder=folder)
-    return {"duplicates": doubles.duplicates, "near_duplicates": doubles.near, "leaked": doubles.leaked}
+    near = {"near_duplicates": doubles.near} if layout.looks else {}
+    return {"duplicates": doubles.duplicates, **near, "leaked": doubles.leaked}
 
 
 def _listed(doubles: Doubles) -> set[Place]:
@@ -88,6 +90,7 @@ def _doubles(doubles: Doubles, figures: Figures, layout: Layout, shown: Mapping[
         "compared": {"by": layout.content, "records": doubles.compared, "of": figures.records, "cut": doubles.cut},
         "duplicates": {"records": doubles.duplicates, "groups": [named(group) for group in doubles.groups]},
         "near_duplicates": {
+            "compared": layout.looks,
             "records": doubles.near,
             "pairs": [{"bits": pair.bits, "keys": named((pair.one, pair.other))} for pair in doubles.pairs],
         },
