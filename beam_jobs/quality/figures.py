@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import os
+import uuid
 import wave
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,6 +29,7 @@ MOST_RECORDS = 5_000_000
 MILLION, MILLI = 1_000_000, 1000
 ROW = np.dtype([("content", "<u8"), ("visual", "<u8"), ("key", "<u8"), ("place", "<u8")])
 PLACE_BITS = 40
+_AT_ONCE = 1 << 16  # rows held as Python numbers, 200 bytes each
 _KINDS = {b"\x89": "PNG", b"\xff": "JPEG"}
 COUNTS, ROWS = "quality_counts.json", "quality_rows.npy"
 _SLACK = 1e-4  # of the side: boxes come from rounded pixels
@@ -66,6 +69,7 @@ class Figures:
     def add_rows(self, rows: np.ndarray) -> None:
         self._rows.append(rows)
         self.records += len(rows)
+        self._trim()
 
     def merge(self, other: Figures) -> None:
         """Adds the figures of other shards."""
@@ -75,6 +79,9 @@ class Figures:
             self.name(*place).merge(names)
         self._rows += other._rows
         self.records += other.records
+        self._trim()
+
+    def _trim(self) -> None:
         if sum(map(len, self._rows)) > MOST_RECORDS * 5 // 4:
             self._rows = [self.rows()]
 
@@ -82,20 +89,23 @@ class Figures:
         """The rows in the order of places; at most `MOST_RECORDS`."""
         rows = np.concatenate(self._rows) if self._rows else np.zeros(0, ROW)
         if len(rows) > MOST_RECORDS:
-            last = np.partition(rows["content"], MOST_RECORDS)[MOST_RECORDS]
-            rows = rows[rows["content"] < last]
+            rows = rows[np.lexsort((rows["place"], rows["content"]))[:MOST_RECORDS]]
         return rows[np.argsort(rows["place"])]
 
     def save(self, folder: str) -> None:
-        """Writes two files into a folder."""
+        """Writes two files into a folder, each whole or not at all."""
         counts = {
             "records": self.records,
             "numbers": [[*place, self.numbers[place].to_json()] for place in sorted(self.numbers)],
             "names": [[*place, self.names[place].to_json()] for place in sorted(self.names)],
         }
-        with open(os.path.join(folder, COUNTS), "w", encoding="utf-8") as file:
+        mark = f".tmp-{uuid.uuid4().hex}"
+        with open(os.path.join(folder, COUNTS + mark), "w", encoding="utf-8") as file:
             json.dump(counts, file)
-        np.save(os.path.join(folder, ROWS), self.rows(), allow_pickle=False)
+        with open(os.path.join(folder, ROWS + mark), "wb") as file:
+            np.save(file, self.rows(), allow_pickle=False)
+        for name in (COUNTS, ROWS):
+            os.replace(os.path.join(folder, name + mark), os.path.join(folder, name))
 
     @classmethod
     def load(cls, folder: str) -> Figures:
@@ -133,12 +143,15 @@ class Collector:
             self._number("frames", layout.frames.name, len(_strings(example, layout.frames.key)))
         if layout.sound or layout.seconds:
             self._clip(example)
-        place = Place(self._shard, len(self._rows)).packed
+        place = Place(self._shard, self.figures.records + len(self._rows)).packed
         self._rows.append((_content(layout, example), visual, _key(layout, example), place))
+        if len(self._rows) >= _AT_ONCE:
+            self.finish()
 
     def finish(self) -> Figures:
         """The figures of all records that came."""
         self.figures.add_rows(np.array(self._rows, ROW))
+        self._rows = []
         return self.figures
 
     def _number(self, what: str, field: str, value: int) -> None:
@@ -165,7 +178,7 @@ class Collector:
     def _boxes(self, boxes: Boxes, values: Sequence[float]) -> None:
         self._number("boxes", boxes.name, len(values) // 4)
         for top, left, bottom, right in zip(*[iter(values)] * 4, strict=False):
-            if not (bottom > top and right > left):
+            if not (math.isfinite(top + left + bottom + right) and bottom > top and right > left):
                 self._name("problems", boxes.name, "no area, or not a number")
                 continue
             if min(top, left) < -_SLACK or max(bottom, right) > 1 + _SLACK:
@@ -177,15 +190,14 @@ class Collector:
             known = 0 <= value < len(classes.names)
             self._name("classes", classes.name, classes.names[value] if known else str(value))
         for text in _strings(example, classes.key):
-            self._name("classes", classes.name, text.decode(errors="replace") or "(blank)")
+            name = text.decode(errors="replace").strip()
+            self._name("classes" if name else "blank", classes.name, name or "blank")
 
     def _texts(self, name: str, values: Iterable[bytes]) -> None:
         number = 0
         for value in values:
             if is_picture(value):
-                self._name(
-                    "pictures", name, "PNG" if value[:1] == b"\x89" else "JPEG" if value[:1] == b"\xff" else "other"
-                )
+                self._name("pictures", name, _KINDS.get(value[:1], "other"))
                 continue
             text = value.decode(errors="replace")
             words = text.split()
@@ -206,8 +218,10 @@ class Collector:
         if layout.sound:
             heard = self._sound(layout.sound.name, sound)
             seconds = heard if seconds is None else seconds
-        if seconds is not None:
-            self._number("seconds", (layout.seconds or layout.sound or layout.frames).name, round(seconds * MILLI))  # type: ignore[union-attr]
+        if seconds is not None and math.isfinite(seconds):
+            field = layout.seconds or layout.sound
+            assert field
+            self._number("seconds", field.name, max(0, round(seconds * MILLI)))
 
     def _sound(self, name: str, data: bytes) -> float | None:
         """Seconds of a WAV file; None of anything else."""
