@@ -5,6 +5,7 @@
     out/dead_letters/*.jsonl                       every dropped record with its reason
     out/dead_letters/bytes/                        the bytes at fault, where they are asked for
     out/accounting.json                            per kind: in = written + dropped by reason + over_limit
+    out/quality.json, out/quality.html             what is in it, twice in it, or in two splits (`beam_jobs.quality`)
 
 "Written" is counted by reading the published shards through once more, never by trusting the writers.
 """
@@ -22,12 +23,16 @@ from typing import Any
 
 from beam_jobs.dead_letters import BYTES, check_threshold, dropped_by_reason
 from beam_jobs.job import Job
+from beam_jobs.quality.layout import Layout, layout_of
+from beam_jobs.quality.page import Built
+from beam_jobs.quality.report import FILES, write_report
 from beam_jobs.runner import pipeline_options, stage_error_in
 from beam_jobs.shards import ReadBack, Shard, group_sizes, shard_name, sweep
 from beam_jobs.specs import DatasetSpec, ImageDatasetSpec
 from uio2.pipeline.stage import StageContext, StageError
 
 POLL_SECONDS = 1.0
+FULL, COUNTS = "full", "counts"
 
 
 def build(
@@ -41,13 +46,15 @@ def build(
     context: StageContext,
     duplicates: str = "drop",
     keep_bytes: bool = False,
+    max_leaked_fraction: float | None = None,
+    quality: str = FULL,
 ) -> dict[str, Any]:
     """Builds the dataset into `context.out`; returns the stats for the record.
 
     Raises:
       StageError: a source is unreadable, nothing was written, too much was dropped, or the counts do not add up.
     """
-    _check_settings(num_shards, limit, max_dropped_fraction)
+    _check_settings(num_shards, limit, max_dropped_fraction, max_leaked_fraction, quality)
     work = context.work
     _clear(work)
     with _watched(work / "shards", num_shards, context.progress):
@@ -75,14 +82,20 @@ def build(
     folder = context.out / job.name / version
     shards = _publish(job, written, num_shards, folder)
     context.progress(len(shards), len(shards) + 1, "reading the shards back")
+    features = _features(job, work)
+    layout = layout_of(features, decode=quality == FULL)
     try:
-        read = _read_back(job, shards, work)
+        read = _read_back(job, layout, shards, work)
         accounting = _account(job, seen, column(tally, "over_limit"), letters, shards, read)
     except StageError:
         # The next attempt must not take the same files for finished ones.
         shutil.rmtree(work / "shards", ignore_errors=True)
         raise
-    _write_metadata(job, work, folder, version, description, read)
+    _write_metadata(job, features, folder, version, description, read)
+    built = Built(job.name, version, description, shards, accounting, letters)
+    figures = write_report(built, layout=layout, folder=work, max_leaked_fraction=max_leaked_fraction)
+    for name in FILES:
+        shutil.copyfile(work / name, context.out / name)
     shutil.copytree(work / "dead_letters", context.out / "dead_letters", dirs_exist_ok=True)
     (context.out / "accounting.json").write_text(json.dumps(accounting, indent=2, sort_keys=True) + "\n")
     context.progress(len(shards) + 1, len(shards) + 1, "done")
@@ -94,6 +107,7 @@ def build(
         "dead_letters": len(letters),
         "num_shards": num_shards,
         "bytes": sum(r.bytes for r in read),
+        "quality": figures,
     }
 
 
@@ -112,6 +126,8 @@ def build_as(spec: DatasetSpec, job: Job, *, description: str, context: StageCon
         context=context,
         duplicates=spec.duplicates,
         keep_bytes=spec.dead_letter_bytes,
+        max_leaked_fraction=spec.max_leaked_fraction,
+        quality=spec.quality,
     )
 
 
@@ -128,7 +144,7 @@ def version_of(spec: DatasetSpec) -> str:
 
 def check_spec(spec: DatasetSpec) -> None:
     """StageError if a setting cannot be meant."""
-    _check_settings(spec.num_shards, spec.limit, spec.max_dropped_fraction)
+    _check_settings(spec.num_shards, spec.limit, spec.max_dropped_fraction, spec.max_leaked_fraction, spec.quality)
     fraction = getattr(spec, "validation_fraction", 0.0)
     if not 0 <= fraction <= 1:
         raise StageError(f"validation_fraction = {fraction}: expected a share between 0 and 1")
@@ -138,13 +154,17 @@ def check_spec(spec: DatasetSpec) -> None:
         raise StageError(f"max_side = {side}: expected at least 1 pixel, or None to keep every file's bytes")
 
 
-def _check_settings(num_shards: int, limit: int | None, max_dropped_fraction: float) -> None:
+def _check_settings(num_shards: int, limit: int | None, dropped: float, leaked: float | None, quality: str) -> None:
     if num_shards < 1:
         raise StageError(f"num_shards = {num_shards}: expected at least 1")
     if limit is not None and limit < 1:
         raise StageError(f"limit = {limit}: expected at least 1, or None for all records")
-    if not 0 <= max_dropped_fraction <= 1:
-        raise StageError(f"max_dropped_fraction = {max_dropped_fraction}: expected a share between 0 and 1")
+    if not 0 <= dropped <= 1:
+        raise StageError(f"max_dropped_fraction = {dropped}: expected a share between 0 and 1")
+    if leaked is not None and not 0 <= leaked <= 1:
+        raise StageError(f"max_leaked_fraction = {leaked}: expected a share between 0 and 1, or None for any")
+    if quality not in (FULL, COUNTS):
+        raise StageError(f"quality = {quality!r}: expected {FULL!r} or {COUNTS!r}")
 
 
 def _clear(work: Path) -> None:
@@ -263,8 +283,8 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _read_back(job: Job, shards: list[Shard], work: Path) -> list[ReadBack]:
-    run_graph(lambda graph, pipeline: graph.verify_graph(pipeline, job, shards, folder=str(work)))
+def _read_back(job: Job, layout: Layout, shards: list[Shard], work: Path) -> list[ReadBack]:
+    run_graph(lambda graph, pipeline: graph.verify_graph(pipeline, job, layout, shards, folder=str(work)))
     read = [ReadBack(**value) for value in lines(work / "read_back.jsonl")]
     return sorted(read, key=lambda r: (r.split, r.index))
 
@@ -302,16 +322,18 @@ def _account(
     return table
 
 
-def _write_metadata(
-    job: Job, work: Path, folder: Path, version: str, description: str, read: Sequence[ReadBack]
-) -> None:
+def _features(job: Job, work: Path) -> Any:
     from beam_jobs.graph import info_by_kind
+
+    return job.features(info_by_kind((kind, text) for kind, text in lines(work / "info.jsonl")))
+
+
+def _write_metadata(
+    job: Job, features: Any, folder: Path, version: str, description: str, read: Sequence[ReadBack]
+) -> None:
     from beam_jobs.tfds_metadata import write_metadata
 
     sizes: dict[str, list[tuple[int, int]]] = {}
     for shard in read:
         sizes.setdefault(shard.split, []).append((shard.records, shard.bytes))
-    info = info_by_kind((kind, text) for kind, text in lines(work / "info.jsonl"))
-    write_metadata(
-        folder, name=job.name, version=version, description=description, features=job.features(info), shards=sizes
-    )
+    write_metadata(folder, name=job.name, version=version, description=description, features=features, shards=sizes)

@@ -20,12 +20,14 @@ import apache_beam as beam
 
 from beam_jobs.dead_letters import BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record, Row, order, shard_of
+from beam_jobs.quality.figures import Collector, Figures
+from beam_jobs.quality.layout import Layout
 from beam_jobs.runner import marked
 from beam_jobs.shards import Shard, read_back, write_shard
 from beam_jobs.tfrecord import RecordError
 from uio2.pipeline.stage import StageError
 
-LETTERS, TALLY, INFO = "letters", "tally", "info"
+LETTERS, TALLY, INFO, FIGURES = "letters", "tally", "info", "figures"
 
 
 class ReadSource(beam.DoFn):
@@ -228,22 +230,58 @@ def preview_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, sampl
     _save(first, "sample", folder)
 
 
-def verify_graph(pipeline: beam.Pipeline, job: Job, shards: list[Shard], *, folder: str) -> None:
-    """Adds the re-reading of published shards; the result is `FOLDER/read_back.jsonl`."""
-    lines = (
+def verify_graph(pipeline: beam.Pipeline, job: Job, layout: Layout, shards: list[Shard], *, folder: str) -> None:
+    """Adds the re-reading of published shards: `FOLDER/read_back.jsonl`, and the counts of `beam_jobs.quality`."""
+    read = (
         pipeline
-        | "Shards" >> beam.Create([(s.split, s.index, s.path) for s in shards], reshuffle=True)
-        | "ReadBack" >> beam.MapTuple(lambda split, index, path: _read_back_line(job, split, index, path))
+        | "Shards" >> beam.Create([(i, s.split, s.index, s.path) for i, s in enumerate(shards)], reshuffle=True)
+        | "ReadBack" >> beam.ParDo(ReadShardBack(job, layout)).with_outputs(FIGURES, main="lines")
     )
-    _save(lines, "read_back", folder)
+    _save(read["lines"], "read_back", folder)
+    _ = (
+        read[FIGURES]
+        | "AddFigures" >> beam.CombineGlobally(AddFigures())
+        | "SaveFigures" >> beam.Map(lambda figures: figures.save(folder))
+    )
 
 
-def _read_back_line(job: Job, split: str, index: int, path: str) -> str:
-    try:
-        found = read_back(job, split=split, index=index, path=path)
-    except RecordError as e:
-        raise marked(StageError(f"a published shard cannot be read back: {e}. Is the disk full or failing?")) from e
-    return json.dumps(dataclasses.asdict(found), sort_keys=True)
+class ReadShardBack(beam.DoFn):
+    """Reads one published shard through: what it holds, and its figures of quality."""
+
+    def __init__(self, job: Job, layout: Layout):
+        self._job = job
+        self._layout = layout
+
+    def process(self, element: tuple[int, str, int, str]) -> Iterator[Any]:
+        number, split, index, path = element
+        collect = Collector(self._layout, split=split, shard=number)
+        try:
+            found = read_back(self._job, split=split, index=index, path=path, observe=collect)
+        except RecordError as e:
+            error = StageError(f"a published shard cannot be read back: {e}. Is the disk full or failing?")
+            raise marked(error) from e
+        yield json.dumps(dataclasses.asdict(found), sort_keys=True)
+        yield beam.pvalue.TaggedOutput(FIGURES, collect.finish())
+
+
+class AddFigures(beam.CombineFn):
+    """Adds the figures of shards up, in any order."""
+
+    def create_accumulator(self) -> Figures:
+        return Figures()
+
+    def add_input(self, accumulator: Figures, element: Figures) -> Figures:
+        accumulator.merge(element)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[Figures]) -> Figures:
+        total = Figures()
+        for figures in accumulators:
+            total.merge(figures)
+        return total
+
+    def extract_output(self, accumulator: Figures) -> Figures:
+        return accumulator
 
 
 def info_by_kind(pairs: Iterable[tuple[str, str]]) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,14 +155,19 @@ class ReadBack:
     counts: dict[str, int]
 
 
-def read_back(job: Job, *, split: str, index: int, path: str) -> ReadBack:
-    """Reads a published shard through, checking its sums, and counts what is in it."""
+def read_back(
+    job: Job, *, split: str, index: int, path: str, observe: Callable[[Example], None] | None = None
+) -> ReadBack:
+    """Reads a published shard through, checking its sums, and counts what is in it; `observe` sees each example."""
     counts: dict[str, int] = {}
     records, size = 0, 0
     for data in _records(path):
         records += 1
         size += len(data)
-        for kind, n in job.count(Example.from_bytes(data)).items():
+        example = Example.from_bytes(data)
+        if observe is not None:
+            observe(example)
+        for kind, n in job.count(example).items():
             counts[kind] = counts.get(kind, 0) + n
     return ReadBack(split, index, records, size, counts)
 

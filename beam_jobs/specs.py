@@ -79,6 +79,9 @@ class DatasetSpec:
       version: the dataset's TFDS version.
       duplicates: what a key or an id that comes twice is: `drop`, a dead letter (the first one stays), or `error`.
       dead_letter_bytes: keep the bytes of dropped files too, below `dead_letters/bytes/`.
+      max_leaked_fraction: above this share of a split's records that `train` has too (the same content, a look-alike
+        or the same key) the build fails; None only reports them.
+      quality: `full`, or `counts`: a report without look-alikes, for which each picture must be decoded once more.
     """
 
     num_shards: int = 1
@@ -87,6 +90,8 @@ class DatasetSpec:
     version: str = "1.0.0"
     duplicates: str = "drop"
     dead_letter_bytes: bool = False
+    max_leaked_fraction: float | None = None
+    quality: str = "full"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,6 +111,8 @@ def test_mlflow_leads_from_the_model_version_back_to_the_raw_files(tiny_store):
     losses = client.get_metric_history(train.info.run_id, "loss")
     assert [point.step for point in losses] == list(range(2, 13, 2))
     assert train.data.params["steps"] == "12"
+    pages = {run.data.tags["uio2.stage"]: [a.path for a in client.list_artifacts(run.info.run_id)] for run in runs}
+    assert (pages["build-coco"], pages["report"], pages["train"]) == (["quality.html"], ["report.html"], [])
 
 
 def test_prefect_has_the_flow_and_its_tasks_in_order(tiny_store):

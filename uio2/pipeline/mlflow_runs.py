@@ -79,6 +79,8 @@ class MlflowRuns:
         end = int((record["started"] + record["seconds"]) * 1000)
         stats = _numbers(record["stats"]) | {"seconds": record["seconds"], "peak_rss_mb": record["peak_rss_mb"]}
         self._log(run, [Metric(f"stats/{key}", value, end, 0) for key, value in stats.items()])
+        for page in sorted(path.glob("*.html")):  # reports to look at; they load nothing
+            self._client.log_artifact(run, str(page))
         self._client.set_terminated(run, "FINISHED", end_time=end)
         ids = self.known(attempt)
         (self._marks / record["fingerprint"][:16]).write_text(" ".join(ids) if ids else "")
