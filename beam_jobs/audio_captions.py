@@ -13,7 +13,6 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, sources
@@ -60,7 +59,7 @@ class AudioCaptionsJob:
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        data = read_clip([str(Path(self.audio) / value["folder"]), self.audio], [value["file_name"]])
+        data = read_clip([f"{self.audio.rstrip('/')}/{value['folder']}", self.audio], [value["file_name"]])
         texts = {"captions": value["captions"]}
         return clip_example(record.key, data, max_seconds=self.max_seconds, texts=texts)
 
@@ -79,8 +78,8 @@ def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
     audio = sources.required(roots, "audio", wanted_by="build-audio")
     tables = [
         (m[1], str(path))
-        for path in sorted(audio.glob("*.csv"))
-        if (m := _TABLE.fullmatch(path.name)) and m[1] in SPLITS
+        for path in sources.walk(audio)
+        if path.parent == audio and (m := _TABLE.fullmatch(path.name)) and m[1] in SPLITS
     ]
     if not tables:
         raise StageError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from beam_jobs.job import Info, Record, Row
 from beam_jobs.specs import ImagePairsSpec
 from beam_jobs.splits import hashed_split, named_split, number_of
 from beam_jobs.tf_example import Example
+from uio2.pipeline.places import place
 from uio2.pipeline.stage import StageContext, StageError
 
 DESCRIPTIONS = {
@@ -63,8 +64,9 @@ class ImagePairsJob:
     def read(self, source: tuple[str, str]) -> Iterator[Row | Letter | Info]:
         kind, root = source
         suffixes = SUFFIXES if kind == "image" else MAPS[self.target]
-        for path in sources.walk(Path(root)):
-            name = path.relative_to(root).as_posix()
+        there = place(root)
+        for path in sources.walk(there):
+            name = sources.name_below(path, there)
             # Where both lie in one folder, the names' ends say which is which.
             if path.suffix.lower() in suffixes and (
                 self.images != self.maps or (stem(name) != bare(name)) == (kind == "map")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, refer_pickle, sources
@@ -26,6 +25,7 @@ from beam_jobs.job import Info, Record, Row
 from beam_jobs.json_stream import stream
 from beam_jobs.specs import RefCocoSpec
 from beam_jobs.tf_example import Example
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "ref_coco"
@@ -172,7 +172,7 @@ def run(spec: RefCocoSpec, context: StageContext) -> Mapping[str, Any]:
     return {**stats, "variant": f"{refs.parent.name}_{refs_split_by(refs)}"}
 
 
-def refs_split_by(refs: Path) -> str:
+def refs_split_by(refs: AnyPlace) -> str:
     """`unc` of `refs(unc).json`."""
     match = _REFS.fullmatch(refs.name)
     if match is None:
@@ -180,10 +180,10 @@ def refs_split_by(refs: Path) -> str:
     return match[1]
 
 
-def choose_refs(refer: Path, *, dataset: str, split_by: str) -> Path:
+def choose_refs(refer: AnyPlace, *, dataset: str, split_by: str) -> AnyPlace:
     """The refs file asked for; with "" for either, the best known that is there. JSON is preferred to a pickle."""
-    found: dict[tuple[str, str], Path] = {}
-    for path in sorted(refer.glob("*/refs(*).*"), key=lambda p: p.suffix, reverse=True):
+    found: dict[tuple[str, str], AnyPlace] = {}
+    for path in sorted(sources.walk(refer), key=lambda p: p.suffix, reverse=True):
         if m := _REFS.fullmatch(path.name):
             found[path.parent.name, m[1]] = path
     fitting = [at for at in found if dataset in ("", at[0]) and split_by in ("", at[1])]

@@ -11,7 +11,6 @@ or `question` and `answer`; also `seconds` or `fps`, and `audio` (a WAV; without
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -70,15 +69,16 @@ class VideoJob(TableJob):
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        path = _find(self.bases, value["file"])
-        clip = read_frames(path, self.frames, seconds=value["seconds"], rate=value["rate"])
+        with sources.on_disk(_find(self.bases, value["file"])) as path:
+            clip = read_frames(path, self.frames, seconds=value["seconds"], rate=value["rate"])
+            sound = self._sound(value, path)
         return Example(
             ints={"qa/answers/ragged_row_lengths_0": [len(q["answers"]) for q in value["qa"]]},
             floats={"seconds": [clip.seconds]},
             strings={
                 "key": [record.key],
                 "frames": clip.frames,
-                "audio": [self._sound(value, path)],
+                "audio": [sound],
                 "captions": value["captions"],
                 "labels": value["labels"],
                 "qa/question": [q["question"] for q in value["qa"]],
@@ -129,7 +129,7 @@ def run(spec: VideoSpec, context: StageContext) -> Mapping[str, Any]:
     job = VideoJob(
         files=table_files(roots[role], role=role, expected=EXPECTED),
         validation_fraction=spec.validation_fraction,
-        bases=(str(video), *(str(video / name) for name in sources.subfolders(video))),
+        bases=(str(video), *(f"{str(video).rstrip('/')}/{name}" for name in sources.subfolders(video))),
         frames=FrameSettings(**settings),
     )
     return build_as(spec, job, description=DESCRIPTION, context=context)
@@ -165,11 +165,11 @@ def _positive(row: Mapping[str, Any], name: str) -> float:
 
 
 def _find(bases: Sequence[str], name: str) -> str:
-    for base in bases:
+    for base in sources.existing(bases):
         try:
             path = sources.member(base, name)
         except sources.PathEscape as e:
             raise BadRecord("path_escape", str(e)) from e
-        if os.path.exists(path):
+        if sources.is_file(path) or sources.is_dir(path):
             return path
     raise BadRecord("clip_missing", f"{name} is in none of {[Path(b).name for b in bases]}")

@@ -1,0 +1,62 @@
+"""Sources on stores and in archives: the same content gives the same bytes, wherever it lies."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from beam_jobs.specs import (
+    BUILD_COCO,
+    BUILD_IMAGE_TEXT,
+    BUILD_INSTRUCTIONS,
+    BUILD_REFCOCO,
+    IMPORT_FILES,
+    IMPORT_RAW,
+    CocoSpec,
+    ImageTextSpec,
+    ImportFilesSpec,
+    ImportSpec,
+    InstructionsSpec,
+    RefCocoSpec,
+)
+from tests.beam_jobs.conftest import FIXTURE, Built, run_stage
+from tests.remote.conftest import Stores
+from uio2.pipeline.artifact import SOURCE, Artifact
+
+COCO = {role: role for role in ("images", "annotations", "vqa", "refer")}
+ZIPPED = {"images": "images", "annotations": "annotations_trainval2017.zip", "vqa": "vqa", "refer": "refer.zip"}
+
+
+def source(url: str) -> Artifact:
+    """Files from outside the store, as a stage gets them."""
+    return Artifact(SOURCE, "test", "", url, "")
+
+
+def coco(folder: Path, base: str, names: dict[str, str], *, slash: str = "") -> tuple[Built, Built]:
+    """The datasets `coco_all` and `ref_coco` of what lies below a path or URL."""
+    ends = {role: "" if name.endswith(".zip") else slash for role, name in names.items()}
+    inputs = {role: source(f"{base}/{name}{ends[role]}") for role, name in names.items()}
+    raw = run_stage(IMPORT_RAW, ImportSpec(), folder / "raw", **inputs)
+    assert raw.stats["images"]["files"] == 24
+    return (
+        run_stage(BUILD_COCO, CocoSpec(num_shards=2), folder / "coco", raw=raw.artifact),
+        run_stage(BUILD_REFCOCO, RefCocoSpec(num_shards=1), folder / "refcoco", raw=raw.artifact),
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, bytes]]:
+    return [built.shards() for built in coco(tmp_path_factory.mktemp("local"), str(FIXTURE), COCO)]
+
+
+@pytest.mark.parametrize("where", ["local zips", "gs", "gs zips", "s3 zips", "web", "web zips"])
+def test_coco_is_the_same_wherever_it_lies(stores: Stores, expected, where: str, tmp_path: Path):
+    scheme, _, zips = where.partition(" ")
+    base = {"local": str(stores.folder), "gs": stores.gs, "s3": stores.s3, "web": stores.web}[scheme]
+    slash = "/" if scheme == "web" else ""
+    built = coco(tmp_path, f"{base}/{zips or 'coco'}", ZIPPED if zips else COCO, slash=slash)
+    assert [b.shards() for b in built] == expected
