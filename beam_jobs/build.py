@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from beam_jobs import dataflow, work_files
 from beam_jobs.dead_letters import check_threshold, dropped_by_reason
 from beam_jobs.job import Job
-from beam_jobs.runner import pipeline_options, stage_error_in
+from beam_jobs.runner import stage_error_in
 from beam_jobs.shards import ReadBack, Shard, group_sizes, shard_name, sweep
 from uio2.pipeline.stage import StageContext, StageError
 
@@ -46,13 +47,17 @@ def build(
     _check_settings(num_shards, limit, max_dropped_fraction)
     work = context.work
     _clear(work)
-    with _watched(work / "shards", num_shards, context.progress):
+    shared = dataflow.shared_work(job, num_shards=num_shards, limit=limit)
+    with _watched(work / "shards", num_shards, context.progress), dataflow.results_in(work, shared=shared):
         _run(
             lambda graph, pipeline: graph.build_graph(
-                pipeline, job, num_shards=num_shards, limit=limit, folder=str(work)
-            )
+                pipeline, job, num_shards=num_shards, limit=limit, folder=shared or str(work)
+            ),
+            dataflow.options_for(job, shared=shared, packages=work / "packages"),
         )
-    written = [Shard(**{**s, "letters": tuple(s["letters"])}) for s in _lines(work / "written.jsonl")]
+    written = [
+        dataflow.fetched(Shard(**{**s, "letters": tuple(s["letters"])}), work) for s in _lines(work / "written.jsonl")
+    ]
     letters = _letters(work, written)
     tally = dict(_lines(work / "tally.jsonl"))
     seen = _column(tally, "in")
@@ -70,6 +75,8 @@ def build(
     _write_metadata(job, work, folder, version, description, read)
     shutil.copytree(work / "dead_letters", context.out / "dead_letters", dirs_exist_ok=True)
     (context.out / "accounting.json").write_text(json.dumps(accounting, indent=2, sort_keys=True) + "\n")
+    if shared:
+        work_files.remove(shared)
     context.progress(len(shards) + 1, len(shards) + 1, "done")
     return {
         "dataset": job.name,
@@ -117,12 +124,11 @@ def _clear(work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
 
 
-def _run(add: Callable[[Any, Any], None]) -> None:
+def _run(add: Callable[[Any, Any], None], options: Any) -> None:
     import apache_beam as beam
 
     from beam_jobs import graph
 
-    options = pipeline_options()
     try:
         with beam.Pipeline(options=options) as pipeline:
             add(graph, pipeline)
@@ -212,7 +218,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _read_back(job: Job, shards: list[Shard], work: Path) -> list[ReadBack]:
-    _run(lambda graph, pipeline: graph.verify_graph(pipeline, job, shards, folder=str(work)))
+    # What is published lies on this machine, whatever machines made it.
+    _run(lambda graph, pipeline: graph.verify_graph(pipeline, job, shards, folder=str(work)), dataflow.options_here())
     read = [ReadBack(**value) for value in _lines(work / "read_back.jsonl")]
     return sorted(read, key=lambda r: (r.split, r.index))
 

@@ -11,11 +11,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_jobs import work_files
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.job import Job, Record
 from beam_jobs.tf_example import Example
@@ -50,9 +50,7 @@ def write_shard(
     if (done := _finished(path, asked)) is not None:
         return done
     letters, written, size, seen = [], 0, 0, None
-    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-    os.makedirs(folder, exist_ok=True)
-    with open(temporary, "wb") as file:
+    with work_files.writer(path) as file:
         for record in records:
             try:
                 if record.key == seen:
@@ -65,11 +63,9 @@ def write_shard(
             write_record(file, data)
             written += 1
             size += len(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
     shard = Shard(split, index, path, written, size, asked, tuple(letter.to_json() for letter in letters))
-    _write_summary(path, shard)
+    with work_files.writer(_summary(path)) as file:
+        file.write(json.dumps(dataclasses.asdict(shard)).encode())
     return shard
 
 
@@ -84,21 +80,15 @@ def _digest(records: Sequence[Record]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _summary(path: str) -> Path:
-    return Path(path + ".json")
-
-
-def _write_summary(path: str, shard: Shard) -> None:
-    temporary = Path(f"{path}.json.tmp-{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(dataclasses.asdict(shard)), encoding="utf-8")
-    os.replace(temporary, _summary(path))
+def _summary(path: str) -> str:
+    return f"{path}.json"
 
 
 def _finished(path: str, asked: str) -> Shard | None:
-    summary = _summary(path)
-    if not summary.exists() or not os.path.exists(path):
+    summary = work_files.read(_summary(path))
+    if summary is None or not work_files.exists(path):
         return None
-    value = json.loads(summary.read_text(encoding="utf-8"))
+    value = json.loads(summary)
     if value["asked"] != asked or value["path"] != path:
         return None
     return Shard(**{**value, "letters": tuple(value["letters"])})

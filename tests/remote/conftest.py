@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.beam_jobs.conftest import FIXTURE
 from uio2.pipeline.places import remote
 
 REPOSITORY = Path(__file__).parents[2]
+PIPES: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     folder = tmp_path_factory.mktemp("served")
     command = [sys.executable, "-m", "tests.remote.servers", str(folder)]
     with (
-        subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
+        subprocess.Popen(command, cwd=REPOSITORY, text=True, **PIPES) as process,
         pytest.MonkeyPatch.context() as patch,
     ):
         assert process.stdout is not None
@@ -91,8 +94,6 @@ def _as_downloaded() -> dict[str, dict[str, Path]]:
 
 
 def _zip(files: dict[str, Path]) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for number, (name, path) in enumerate(files.items()):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import logging
 import sys
 import threading
 from collections import Counter
@@ -84,15 +85,20 @@ def main() -> None:
     from gcp_storage_emulator.server import create_server
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     emulator = create_server("127.0.0.1", 0, in_memory=True, default_bucket="lab")
     emulator.start()
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Web,), {"folder": Path(sys.argv[1])}))
     threading.Thread(target=web.serve_forever, daemon=True).start()
     host, port = moto.get_host_and_port()
     gs = emulator._api._httpd.socket.getsockname()[1]
-    addresses = {"gs": f"http://127.0.0.1:{gs}", "s3": f"http://{host}:{port}", "web": f"http://127.0.0.1:{web.server_port}"}
+    addresses = {
+        "gs": f"http://127.0.0.1:{gs}",
+        "s3": f"http://{host}:{port}",
+        "web": f"http://127.0.0.1:{web.server_port}",
+    }
     print(json.dumps(addresses), flush=True)
     sys.stdin.read()
 

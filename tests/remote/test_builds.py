@@ -60,3 +60,30 @@ def test_coco_is_the_same_wherever_it_lies(stores: Stores, expected, where: str,
     slash = "/" if scheme == "web" else ""
     built = coco(tmp_path, f"{base}/{zips or 'coco'}", ZIPPED if zips else COCO, slash=slash)
     assert [b.shards() for b in built] == expected
+
+
+def test_a_table_and_a_tar_are_read_where_they_lie(stores: Stores, tmp_path: Path):
+    rows = [{"instruction": f"Say {n}.", "output": str(n)} for n in range(20)]
+    stores.put("text/alpaca.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    stores.put("tars/train.tar", _webdataset())
+    found = []
+    for number, base in enumerate((str(stores.folder), stores.gs, stores.s3, stores.web)):
+        folder = tmp_path / str(number)
+        raw = run_stage(IMPORT_FILES, ImportFilesSpec(), folder / "a", text=source(f"{base}/text/alpaca.jsonl"))
+        text = run_stage(BUILD_INSTRUCTIONS, InstructionsSpec(), folder / "b", raw=raw.artifact)
+        raw = run_stage(IMPORT_FILES, ImportFilesSpec(), folder / "c", images=source(f"{base}/tars/train.tar"))
+        images = run_stage(BUILD_IMAGE_TEXT, ImageTextSpec(), folder / "d", raw=raw.artifact)
+        assert (text.stats["records"]["instruction"]["written"], images.stats["records"]["image"]["written"]) == (20, 5)
+        found.append((text.shards(), images.shards()))
+    assert all(one == found[0] for one in found)
+
+
+def _webdataset() -> bytes:
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in sorted((FIXTURE / "images" / "train2017").iterdir())[:5]:
+            for name, data in ((path.name, path.read_bytes()), (f"{path.stem}.txt", b"digits")):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, BytesIO(data))
+    return buffer.getvalue()

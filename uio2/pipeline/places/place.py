@@ -81,7 +81,8 @@ class ArchiveTree:
 
 
 _trees: dict[str, Tree] = {}
-_lock = threading.Lock()
+# An archive lists what it lies in while it is listed itself.
+_lock = threading.RLock()
 
 
 def tree_of(root: str, *, fresh: bool = False) -> Tree:

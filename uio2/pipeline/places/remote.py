@@ -225,27 +225,33 @@ def _tried[T](url: str, call: Callable[[], T]) -> T:
     for attempt in range(ATTEMPTS):
         try:
             return call()
-        except StageError:
-            raise
-        except _Refused as e:
-            problem: StageError = StageError(f"{shown}: {e}")
-        except FileNotFoundError:
+        except Exception as raised:
+            e = _cause(raised)
+        told, status = hidden(f"{type(e).__name__}: {e}").split("\n")[0][:300], _status(e)
+        if isinstance(e, StageError):
+            problem: StageError = e
+        elif isinstance(e, _Refused):
+            problem = StageError(f"{shown}: {e}")
+        elif isinstance(e, FileNotFoundError) or status == 404:
             problem = UsageError(f"{shown}: no such file or folder; check the address")
-        except Exception as e:
-            told = hidden(f"{type(e).__name__}: {e}").split("\n")[0][:300]
-            status = _status(e)
-            if _passes(e, status):
-                if attempt + 1 < ATTEMPTS:
-                    time.sleep(PAUSE_S * 2**attempt)
-                    continue
-                problem = StageError(f"{shown}: cannot be read, tried {ATTEMPTS} times ({told}); run again later")
-            elif isinstance(e, PermissionError) or status in (401, 403):
-                problem = UsageError(f"{shown}: may not be read with the credentials at hand ({told})")
-            else:
-                problem = StageError(f"{shown}: cannot be read ({told})")
+        elif _passes(e, status):
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(PAUSE_S * 2**attempt)
+                continue
+            problem = StageError(f"{shown}: cannot be read, tried {ATTEMPTS} times ({told}); run again later")
+        elif isinstance(e, PermissionError) or status in (401, 403):
+            problem = UsageError(f"{shown}: may not be read with the credentials at hand ({told})")
+        else:
+            problem = StageError(f"{shown}: cannot be read ({told})")
         # The chain would show the URL with its query in a log.
         raise problem from None
     raise AssertionError("unreachable")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What fsspec turned into "not found": an error of the network, perhaps."""
+    cause = error.__cause__
+    return _cause(cause) if isinstance(error, FileNotFoundError) and isinstance(cause, Exception) else error
 
 
 def _status(error: BaseException) -> int:

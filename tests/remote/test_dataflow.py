@@ -1,0 +1,120 @@
+"""Builds whose workers share nothing with this machine: results on a store, and the request that starts a real job."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import shlex
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beam_jobs import dataflow
+from beam_jobs.specs import BUILD_COCO, IMPORT_RAW, CocoSpec, ImportSpec
+from tests.beam_jobs.conftest import FIXTURE, Built, run_stage
+from tests.remote.conftest import Stores
+from tests.remote.test_builds import source
+from uio2.pipeline.places import remote
+from uio2.pipeline.stage import StageError
+
+SPEC = CocoSpec(num_shards=2, limit=10)
+
+
+def raw_at(folder: Path, base: str) -> Built:
+    return run_stage(IMPORT_RAW, ImportSpec(), folder, **{r: source(f"{base}/{r}") for r in ("images", "annotations")})
+
+
+def test_shards_written_to_a_store_make_the_same_dataset_and_outlive_a_failure(stores: Stores, tmp_path, monkeypatch):
+    expected = run_stage(BUILD_COCO, SPEC, tmp_path / "here", raw=raw_at(tmp_path / "a", str(FIXTURE)).artifact)
+    raw = raw_at(tmp_path / "b", f"{stores.gs}/coco").artifact
+    monkeypatch.setenv(dataflow.WORK, f"{stores.gs}/work/")
+    files = remote.file_system("gs")
+    written: list[str] = []
+    fetch = dataflow.work_files.fetch
+
+    def killed(url: str, folder: Path) -> None:
+        written.extend(name for name in files.find(f"{stores.gs[5:]}/work") if ".tfrecord-" in name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(dataflow.work_files, "fetch", killed)
+        run_stage(BUILD_COCO, SPEC, tmp_path / "there", raw=raw)
+    assert fetch is dataflow.work_files.fetch
+    made = {name: files.info(name)["generation"] for name in written if not name.endswith(".json")}
+    assert len(made) == 4
+    kept: dict[str, Any] = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(dataflow.work_files, "remove", lambda url: kept.update(files.find(url[5:], detail=True)))
+        built = run_stage(BUILD_COCO, SPEC, tmp_path / "there", raw=raw)
+    assert built.shards() == expected.shards()
+    assert {name: kept[name]["generation"] for name in made} == made
+    again = run_stage(BUILD_COCO, SPEC, tmp_path / "elsewhere", raw=raw)
+    assert again.shards() == expected.shards()
+    assert not files.find(f"{stores.gs[5:]}/work")
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[str, list[Any]]]:
+    """The address of something that takes Dataflow's create call, and the jobs that were asked for."""
+    jobs: list[Any] = []
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            jobs.append((self.path, job))
+            body = json.dumps({"id": "1", "name": job["name"], "currentState": "JOB_STATE_FAILED"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.send_error(400, "no such call here")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing on the terminal."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}", jobs
+    server.shutdown()
+
+
+def test_the_request_for_a_job_names_its_steps_packages_and_options(stores: Stores, service, tmp_path, monkeypatch):
+    address, jobs = service
+    raw = raw_at(tmp_path / "raw", f"{stores.gs}/coco").artifact
+    flags = ["--runner=DataflowRunner", "--project=lab", "--region=europe-west4", "--max_num_workers=7", "--no_auth",
+             "--machine_type=n2-standard-4", f"--dataflow_endpoint={address}"]  # fmt: skip
+    monkeypatch.setenv("UIO2_BEAM_OPTIONS", shlex.join(flags))
+    with pytest.raises(StageError, match=r"cannot write to this machine; give --work gs://BUCKET/FOLDER"):
+        run_stage(BUILD_COCO, SPEC, tmp_path / "coco", raw=raw)
+    monkeypatch.setenv(dataflow.WORK, f"{stores.gs}/jobs")
+    here = raw_at(tmp_path / "here", str(FIXTURE)).artifact
+    with pytest.raises(StageError, match=r"lies on this machine, which the workers of DataflowRunner cannot read"):
+        run_stage(BUILD_COCO, SPEC, tmp_path / "coco", raw=here)
+    assert not jobs
+    with pytest.raises(Exception, match=r"."):
+        run_stage(BUILD_COCO, SPEC, tmp_path / "coco", raw=raw)
+    ((path, job),) = jobs
+    assert path.startswith("/v1b3/projects/lab/locations/europe-west4/jobs")
+    assert job["name"].startswith("uio2-coco-all-")
+    print(json.dumps(job)[:4000], file=sys.stderr)
+    pool = job["environment"]["workerPools"][0]
+    assert (pool["machineType"], pool["autoscalingSettings"]["maxNumWorkers"]) == ("n2-standard-4", 7)
+    options = job["environment"]["sdkPipelineOptions"]["options"]
+    assert options["temp_location"] == "gs://lab/jobs/beam-temp"
+    packages = [p for p in pool["packages"] if p["name"].startswith("uio2-")]
+    staged = remote.file_system("gs").cat_file(packages[0]["location"].partition("storage.googleapis.com/")[2])
+    (tmp_path / "staged.whl").write_bytes(staged)
+    with zipfile.ZipFile(tmp_path / "staged.whl") as wheel:
+        names = wheel.namelist()
+        assert "beam_jobs/coco.py" in names
+        assert not any(name.startswith("tests/") for name in names)
+        metadata = next(wheel.read(name).decode() for name in names if name.endswith("/METADATA"))
+    assert "Requires-Dist: gcsfs==" in metadata
