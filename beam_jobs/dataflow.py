@@ -19,11 +19,10 @@ from typing import Any
 
 from beam_jobs import work_files
 from beam_jobs.job import Job
-from beam_jobs.runner import DEFAULT, VARIABLE, pipeline_options
+from beam_jobs.runner import DEFAULT, VARIABLE, WORK, pipeline_options
 from beam_jobs.shards import Shard
 from uio2.pipeline.stage import StageError
 
-WORK = "UIO2_BEAM_WORK"
 # Runners whose workers are, or may be, other machines.
 ELSEWHERE = ("DataflowRunner",)
 
@@ -42,12 +41,23 @@ def shared_work(job: Job, *, num_shards: int, limit: int | None) -> str:
 
 @contextmanager
 def results_in(work: Path, *, shared: str) -> Iterator[None]:
-    """Clears what an earlier attempt left below `shared`, but for its shards; afterwards brings all of it to `work`."""
+    """Clears what an earlier attempt left below `shared`, but for its shards; afterwards brings all of it to `work`.
+
+    Raises:
+      StageError: the job was made into a template, so that there is nothing to bring.
+    """
     if not shared:
         yield
         return
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
     work_files.clear(shared, keep="shards")
     yield
+    if staged := pipeline_options().view_as(GoogleCloudOptions).template_location:
+        raise StageError(
+            f"the job is staged at {staged} and has not run; once it has, the same build with the same --work and "
+            "without --template_location takes the shards that are there and finishes the dataset"
+        )
     work_files.fetch(shared, work)
 
 

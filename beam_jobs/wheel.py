@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import re
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,3 +78,9 @@ def _metadata(version: str) -> str:
 
 def _hash(data: bytes) -> str:
     return re.sub("=+$", "", base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode())
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.mkdir(parents=True, exist_ok=True)
+    print(write_wheel(target))

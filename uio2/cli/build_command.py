@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs.builders import BUILDERS, ROLES
+from beam_jobs.runner import WORK
+from beam_jobs.work_files import check_writable
 from uio2.cli.options import SOURCES, add_command, add_stage_options, pipeline_of, sources_of
 from uio2.cli.run_commands import run_stages
 from uio2.pipeline.stage import Pipeline, UsageError
@@ -34,17 +37,22 @@ def add(commands: Any) -> None:
             uio2 build refcoco --pipeline digits
             uio2 build alpaca --source alpaca.json
             uio2 build audio-tags --audio ESC-50-master
+            uio2 build dolly --source hf://datasets/databricks/databricks-dolly-15k
+            uio2 build coco --images gs://b/train2017.zip --annotations gs://b/annotations --work gs://b/work
             uio2 build image-depth --images rgb --depth depth --num_shards 16""",
         handler=run_build,
     )
     build.add_argument("names", nargs="*", metavar="DATASET", help="default: all of the pipeline")
     build.add_argument("--limit", type=int, metavar="N", help="records of each split, by hashed key (default: all)")
     build.add_argument("--num_shards", type=int, metavar="N", help="files of each split")
+    build.add_argument("--work", metavar="URL", help="gs:// or s3:// folder for what workers elsewhere write")
     add_stage_options(build, sources=KNOWN)
 
 
 def run_build(args: argparse.Namespace) -> int:
     """`uio2 build`."""
+    if args.work:
+        os.environ[WORK] = check_writable(args.work)
     pipeline = _pipeline(args)
     built = [stage.name for stage in pipeline.stages if stage.type.kind == "dataset"]
     names = [args.stage] if args.stage else [f"build-{name}" for name in args.names] or built

@@ -201,7 +201,8 @@ def file_system(scheme: str) -> Any:
         if scheme == "hf":
             import huggingface_hub
 
-            return huggingface_hub.HfFileSystem(use_listings_cache=False, skip_instance_cache=True)
+            endpoint = os.environ.get("HF_ENDPOINT")
+            return huggingface_hub.HfFileSystem(endpoint, use_listings_cache=False, skip_instance_cache=True)
         import fsspec
 
         return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
