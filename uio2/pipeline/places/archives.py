@@ -29,6 +29,8 @@ MOST_WHOLE = 1 << 30
 # Unpacked above packed size of a member larger than a few megabytes; annotations in JSON reach 30.
 MOST_RATIO = 200
 _SMALL = 16 << 20
+# Of a name and what tools put behind it, usually; more costs a second read.
+_NAMES = 512
 _STORED, _DEFLATED = 0, 8
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _LIST_AHEAD = 1 << 20
@@ -107,33 +109,62 @@ def read_member(ranges: Ranges, member: Member, name: str) -> bytes:
     """
     if member.size > MOST_WHOLE:
         raise MemberError(f"{name}: {member.size:,} bytes; at most {MOST_WHOLE:,} are read as one")
-    with open_member(ranges, member, name) as file:
-        data = file.read()
-    if len(data) != member.size:
-        raise MemberError(f"{name}: {len(data)} of {member.size} bytes are in the archive")
-    return data
+    _check(member, name)
+    if member.crc < 0:
+        data = ranges.read(member.offset, member.offset + member.size)
+        if len(data) != member.size:
+            raise MemberError(f"{name}: cut short, {len(data)} of {member.size} bytes")
+        return data
+    # Header and bytes in one read, for each may be a request.
+    start = ranges.read(member.offset, member.offset + _LOCAL_HEADER.size + _NAMES + member.packed)
+    at = _data_at(start, name)
+    packed = start[at : at + member.packed]
+    if len(packed) < member.packed:
+        packed += ranges.read(member.offset + at + len(packed), member.offset + at + member.packed)
+    return _unpacked(packed, member, name)
 
 
 def open_member(ranges: Ranges, member: Member, name: str) -> io.BufferedReader:
     """A seekable file over a member; errors as of `read_member`, some only when the end is reached."""
-    if member.method not in (_STORED, _DEFLATED):
-        raise MemberError(f"{name}: {'encrypted' if member.method < 0 else f'packed by method {member.method}'}; "
-                          "expected a stored or deflated member")  # fmt: skip
-    if member.size > _SMALL and member.size > MOST_RATIO * member.packed:
-        raise MemberError(f"{name}: a bomb, {member.packed:,} bytes that claim to hold {member.size:,}")
+    _check(member, name)
     if member.crc < 0:
         return open_ranges(Window(ranges, offset=member.offset, size=member.size))
     whole = _packed(ranges, member, name)
     return io.BufferedReader(_Unpacked(whole, member, name), buffer_size=1 << 20)
 
 
+def _check(member: Member, name: str) -> None:
+    if member.method not in (_STORED, _DEFLATED):
+        how = "encrypted" if member.method < 0 else f"packed by method {member.method}"
+        raise MemberError(f"{name}: {how}; expected a stored or deflated member")
+    if member.size > _SMALL and member.size > MOST_RATIO * member.packed:
+        raise MemberError(f"{name}: a bomb, {member.packed:,} bytes that claim to hold {member.size:,}")
+
+
 def _packed(ranges: Ranges, member: Member, name: str) -> Window:
-    """The packed bytes; the header before them has a length of its own."""
-    head = ranges.read(member.offset, member.offset + _LOCAL_HEADER.size)
+    """The packed bytes of a zip's member."""
+    at = _data_at(ranges.read(member.offset, member.offset + _LOCAL_HEADER.size), name)
+    return Window(ranges, offset=member.offset + at, size=member.packed)
+
+
+def _data_at(head: bytes, name: str) -> int:
+    """How far behind the start of a member's header, whose length varies, its bytes begin."""
     if len(head) < _LOCAL_HEADER.size or head[:4] != b"PK\x03\x04":
         raise MemberError(f"{name}: no member where the archive's list has it; the archive is damaged")
-    *_, names, extra = _LOCAL_HEADER.unpack(head)
-    return Window(ranges, offset=member.offset + _LOCAL_HEADER.size + names + extra, size=member.packed)
+    *_, names, extra = _LOCAL_HEADER.unpack_from(head)
+    return _LOCAL_HEADER.size + names + extra
+
+
+def _unpacked(packed: bytes, member: Member, name: str) -> bytes:
+    try:
+        # One byte more than there should be is asked for, never more.
+        inflate = zlib.decompressobj(-15)
+        data = packed if member.method == _STORED else inflate.decompress(packed, member.size + 1)
+    except zlib.error as e:
+        raise MemberError(f"{name}: damaged ({e})") from e
+    if len(data) != member.size or zlib.crc32(data) != member.crc:
+        raise MemberError(f"{name}: damaged, its bytes do not give its size and checksum")
+    return data
 
 
 class _Unpacked(io.RawIOBase):
@@ -163,6 +194,12 @@ class _Unpacked(io.RawIOBase):
         while self._at < base + offset and self.readinto(bytearray(min(1 << 20, base + offset - self._at))):
             pass
         return self._at
+
+    def readall(self) -> bytes:
+        parts, buffer = [], bytearray(1 << 20)
+        while count := self.readinto(buffer):
+            parts.append(bytes(buffer[:count]))
+        return b"".join(parts)
 
     def readinto(self, buffer: Any) -> int:
         wanted = min(len(buffer), self._member.size - self._at)

@@ -230,7 +230,7 @@ AnyPlace = Path | Place
 
 def place(text: str) -> AnyPlace:
     """The place that a text names; nothing is asked of any store."""
-    if member := _MEMBER.fullmatch(text):
+    if "!" in text and (member := _MEMBER.fullmatch(text)):
         return Place(member[1], member[2] or "")
     if not remote.is_remote(text):
         return Path(text)

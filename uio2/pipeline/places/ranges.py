@@ -75,6 +75,12 @@ class _File(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
+    def readall(self) -> bytes:
+        # The inherited one asks for 8 kB at a time.
+        data = self._ranges.read(self._at, self._size) if self._at < self._size else b""
+        self._at += len(data)
+        return data
+
     def readinto(self, buffer: Any) -> int:
         end = min(self._at + len(buffer), self._size)
         if end <= self._at:
