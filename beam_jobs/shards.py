@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs import work_files
+from beam_jobs.ahead import encoded
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.job import Job, Record
 from beam_jobs.tf_example import Example
@@ -51,11 +52,11 @@ def write_shard(
         return done
     letters, written, size, seen = [], 0, 0, None
     with work_files.writer(path) as file:
-        for record in records:
+        for record, encode in encoded(job, records):
             try:
                 if record.key == seen:
                     raise BadRecord("duplicate_key", f"two records of split {split} have the key {record.key}")
-                data = job.encode(record)
+                data = encode()
             except BadRecord as bad:
                 letters.append(_letter(job, record, bad))
                 continue

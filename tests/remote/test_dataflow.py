@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import shlex
+import subprocess
 import sys
 import threading
 import zipfile
@@ -18,7 +19,7 @@ from beam_jobs import dataflow
 from beam_jobs.runner import WORK
 from beam_jobs.specs import BUILD_COCO, IMPORT_RAW, CocoSpec, ImportSpec
 from tests.beam_jobs.conftest import FIXTURE, Built, run_stage
-from tests.remote.conftest import Stores
+from tests.remote.conftest import REPOSITORY, Stores, environment
 from tests.remote.test_builds import source
 from uio2.pipeline.places import remote
 from uio2.pipeline.stage import StageError
@@ -118,3 +119,18 @@ def test_the_request_for_a_job_names_its_steps_packages_and_options(stores: Stor
         assert not any(name.startswith("tests/") for name in names)
         metadata = next(wheel.read(name).decode() for name in names if name.endswith("/METADATA"))
     assert "Requires-Dist: gcsfs==" in metadata
+
+
+@pytest.mark.slow
+def test_the_flex_template_stages_the_job_and_says_what_it_is_not(stores: Stores, tmp_path: Path):
+    location = f"{stores.gs}/templates/one.json"
+    command = [sys.executable, "deploy/dataflow/launch.py", "--dataset=coco", f"--work={stores.gs}/flex",
+               f"--images={stores.gs}/coco/images", f"--annotations={stores.gs}/coco/annotations", "--num_shards=2",
+               f"--template_location={location}", "--project=lab", "--region=europe-west4", "--job_name=mine",
+               "--no_auth"]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert f"the job is staged at {location} and has not run" in done.stderr
+    job = json.loads(remote.file_system("gs").cat_file(location[5:]))
+    assert job["name"] == "mine"
+    assert job["environment"]["workerPools"][0]["packages"]
