@@ -27,6 +27,8 @@ class Web(http.server.BaseHTTPRequestHandler):
 
     folder: Path
     protocol_version = "HTTP/1.1"
+    # Header and body leave together: apart, the second waits for the first to be acknowledged.
+    wbufsize = 1 << 20
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")

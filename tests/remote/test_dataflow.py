@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.metadata
 import json
 import shlex
 import subprocess
@@ -100,25 +101,40 @@ def test_the_request_for_a_job_names_its_steps_packages_and_options(stores: Stor
     with pytest.raises(StageError, match=r"lies on this machine, which the workers of DataflowRunner cannot read"):
         run_stage(BUILD_COCO, SPEC, tmp_path / "coco", raw=here)
     assert not jobs
-    with pytest.raises(Exception, match=r"."):
+    with pytest.raises(Exception, match="Dataflow pipeline failed"):
         run_stage(BUILD_COCO, SPEC, tmp_path / "coco", raw=raw)
     ((path, job),) = jobs
     assert path.startswith("/v1b3/projects/lab/locations/europe-west4/jobs")
     assert job["name"].startswith("uio2-coco-all-")
-    print(json.dumps(job)[:4000], file=sys.stderr)
-    pool = job["environment"]["workerPools"][0]
+    (pool,) = job["environment"]["workerPools"]
     assert (pool["machineType"], pool["autoscalingSettings"]["maxNumWorkers"]) == ("n2-standard-4", 7)
-    options = job["environment"]["sdkPipelineOptions"]["options"]
-    assert options["temp_location"] == "gs://lab/jobs/beam-temp"
-    packages = [p for p in pool["packages"] if p["name"].startswith("uio2-")]
-    staged = remote.file_system("gs").cat_file(packages[0]["location"].partition("storage.googleapis.com/")[2])
-    (tmp_path / "staged.whl").write_bytes(staged)
-    with zipfile.ZipFile(tmp_path / "staged.whl") as wheel:
-        names = wheel.namelist()
-        assert "beam_jobs/coco.py" in names
-        assert not any(name.startswith("tests/") for name in names)
-        metadata = next(wheel.read(name).decode() for name in names if name.endswith("/METADATA"))
+    options = {o["key"]: o["value"] for o in job["environment"]["sdkPipelineOptions"]["display_data"]}
+    assert options["temp_location"].startswith("gs://lab/jobs/beam-temp/uio2-coco-all-")
+    assert {"Read", "Join", "Assemble", "Limit", "GroupByShard", "WriteShards", "SaveLetters"} <= _steps(options)
+    _check_wheel(pool["packages"], tmp_path)
+
+
+def _steps(options: dict[str, Any]) -> set[str]:
+    """The outermost parts of the names of the staged graph's transforms."""
+    from apache_beam.portability.api import beam_runner_api_pb2
+
+    staged = options["temp_location"].removeprefix("gs://")
+    graph = beam_runner_api_pb2.Pipeline.FromString(remote.file_system("gs").cat_file(f"{staged}/pipeline.pb"))
+    return {t.unique_name.partition("/")[0] for t in graph.components.transforms.values()}
+
+
+def _check_wheel(packages: list[dict[str, str]], folder: Path) -> None:
+    """The staged wheel is all that a worker needs beside packages: a process imports the builders from it."""
+    (location,) = [p["location"] for p in packages if p["name"].startswith("uio2-")]
+    wheel = folder / location.rpartition("/")[2]
+    wheel.write_bytes(remote.file_system("gs").cat_file(location.removeprefix("storage.googleapis.com/")))
+    code = f"import sys; sys.path.insert(0, {str(wheel)!r}); import beam_jobs.coco, beam_jobs.video_captions as v; print(v.__file__)"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(str(wheel)), done.stderr
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
     assert "Requires-Dist: gcsfs==" in metadata
+    assert f"Requires-Dist: pillow=={importlib.metadata.version('pillow')}" in metadata
 
 
 @pytest.mark.slow
