@@ -50,11 +50,11 @@ def read_file(bases: Sequence[str], names: Sequence[str], *, kind: str, must_exi
     except OSError as e:
         raise BadRecord("unreadable", f"{names[0]}: {e.strerror}") from e
     if path is None:
-        raise BadRecord(f"{kind}_missing", f"{names[0]} is in none of {list(bases)}", fault=must_exist)
+        raise BadRecord(f"{kind}_missing", f"{names[0]} is in no folder of the source", fault=must_exist)
     try:
         return sources.read_bytes(path)
     except OSError as e:
-        raise BadRecord("unreadable", f"{path}: {e.strerror}") from e
+        raise BadRecord("unreadable", f"{names[0]}: {e.strerror}") from e
 
 
 def read_image(

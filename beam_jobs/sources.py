@@ -82,7 +82,7 @@ def member(root: str, name: str) -> str:
     real = os.path.realpath(path)
     base = _real(root)
     if real != base and not real.startswith(base + os.sep):
-        raise PathEscape(f"{name!r} leads to {real}, outside {root}")
+        raise PathEscape(f"{name!r} leads out of its folder")
     return path
 
 

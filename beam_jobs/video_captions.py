@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from beam_jobs import sources, tables
@@ -172,4 +172,4 @@ def _find(bases: Sequence[str], name: str) -> str:
             raise BadRecord("path_escape", str(e)) from e
         if sources.is_file(path) or sources.is_dir(path):
             return path
-    raise BadRecord("clip_missing", f"{name} is in none of {[Path(b).name for b in bases]}")
+    raise BadRecord("clip_missing", f"{name} is in no folder of the source")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -87,6 +88,26 @@ def test_a_table_and_a_tar_are_read_where_they_lie(stores: Stores, tmp_path: Pat
         assert (text.stats["records"]["instruction"]["written"], images.stats["records"]["image"]["written"]) == (20, 5)
         found.append((text.shards(), images.shards()))
     assert all(one == found[0] for one in found)
+
+
+def test_dead_letters_say_what_was_wrong_and_not_where_it_lay(stores: Stores, tmp_path: Path):
+    good = (FIXTURE / "images" / "train2017" / "000000000001.jpg").read_bytes()
+    rows = [{"file": file, "text": "t"} for file in ("a.jpg", "gone.jpg", "../evil.jpg", "cut.jpg")]
+    folder = {"a.jpg": good, "cut.jpg": good[:900], "rows.jsonl": "".join(json.dumps(r) + "\n" for r in rows).encode()}
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in folder.items():
+            stores.put(f"faults/{name}", data)
+            archive.writestr(name, data)
+    stores.put("faults.zip", buffer.getvalue())
+    spec, found = ImageTextSpec(max_dropped_fraction=1.0), []
+    for number, url in enumerate((f"{stores.folder}/faults", f"{stores.folder}/faults.zip", f"{stores.gs}/faults")):
+        at = tmp_path / str(number)
+        raw = run_stage(IMPORT_FILES, ImportFilesSpec(), at / "a", images=source(url))
+        built = run_stage(BUILD_IMAGE_TEXT, spec, at / "b", raw=raw.artifact)
+        assert built.reasons() == {"gone.jpg": "image_missing", "../evil.jpg": "path_escape", "cut.jpg": "undecodable"}
+        found.append(built.shards())
+    assert found[1:] == found[:1] * 2
 
 
 def _webdataset() -> bytes:

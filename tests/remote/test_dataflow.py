@@ -128,8 +128,12 @@ def _check_wheel(packages: list[dict[str, str]], folder: Path) -> None:
     (location,) = [p["location"] for p in packages if p["name"].startswith("uio2-")]
     wheel = folder / location.rpartition("/")[2]
     wheel.write_bytes(remote.file_system("gs").cat_file(location.removeprefix("storage.googleapis.com/")))
-    code = f"import sys; sys.path.insert(0, {str(wheel)!r}); import beam_jobs.coco, beam_jobs.video_captions as v; print(v.__file__)"
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import beam_jobs.coco, beam_jobs.speech as s; print(s.__file__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(wheel)], cwd=folder, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout.startswith(str(wheel)), done.stderr
     with zipfile.ZipFile(wheel) as archive:
         metadata = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))

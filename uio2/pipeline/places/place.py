@@ -74,10 +74,10 @@ class ArchiveTree:
         raise StageError(f"{self._path}!/{name}: an archive in an archive; unpack the outer one")
 
     def open(self, name: str) -> BinaryIO:
-        return archives.open_member(self._ranges, self._members[name], f"{self._path}!/{name}")
+        return archives.open_member(self._ranges, self._members[name], name)
 
     def read(self, name: str) -> bytes:
-        return archives.read_member(self._ranges, self._members[name], f"{self._path}!/{name}")
+        return archives.read_member(self._ranges, self._members[name], name)
 
 
 _trees: dict[str, Tree] = {}
