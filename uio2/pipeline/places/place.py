@@ -7,7 +7,6 @@ store nothing, and a name that is not in the listing is not a file, so none lead
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import functools
 import os
 import re
@@ -190,13 +189,6 @@ class Place:
         names = [n for n in tree_of(self.root).sizes if n.startswith(base)]
         for name in sorted(names, key=_walk_order):
             yield Place(self.root, name)
-
-    def glob(self, pattern: str) -> Iterator[Place]:
-        """Files and folders whose path below this one matches, part by part."""
-        first, _, rest = pattern.partition("/")
-        for item in self.iterdir():
-            if fnmatch.fnmatchcase(item.name, first):
-                yield from item.glob(rest) if rest else [item]
 
     def ranges(self) -> Ranges:
         """Its bytes, read piece by piece."""

@@ -80,11 +80,11 @@ def public(url: str) -> str:
     Raises:
       UsageError: a password in the URL, or a scheme that is not read.
     """
-    if scheme_of(url) != "https":
-        return url
-    parts = urllib.parse.urlsplit(url)
+    scheme, parts = scheme_of(url), urllib.parse.urlsplit(url)
     if parts.username or parts.password:
         raise UsageError(f"{parts.hostname}: a user or password in a URL would be recorded; give a signed URL instead")
+    if scheme != "https":
+        return url
     bare = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
     if parts.query:
         os.environ[QUERIES] = json.dumps({**_queries(), bare: parts.query})
