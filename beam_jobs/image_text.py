@@ -119,8 +119,11 @@ class ImageTextJob(TableJob):
 
 def run(spec: ImageTextSpec, context: StageContext) -> Mapping[str, Any]:
     """Builds `image_text` from the raw artifact `raw`."""
-    roots = sources.roots(context.inputs["raw"], whole=(TAR_SUFFIX,))
+    roots = sources.roots(context.inputs["raw"])
     images = sources.required(roots, "images", wanted_by="build-image-text")
+    if images.suffix == TAR_SUFFIX:
+        # Samples, and not a folder.
+        images = sources.stored(images)
     job = ImageTextJob(
         files=source_files(images, roots.get("annotations", images)),
         validation_fraction=spec.validation_fraction,

@@ -21,7 +21,7 @@ from beam_jobs.coco import annotation_files, vqa_files
 from beam_jobs.specs import ImportFilesSpec, ImportSpec
 from uio2.pipeline.artifact import Artifact, canonical_json, file_sha256
 from uio2.pipeline.places import AnyPlace, Place, place
-from uio2.pipeline.places.place import refresh, size_of
+from uio2.pipeline.places.place import forget, size_of
 from uio2.pipeline.sources import READ, remote_rows
 from uio2.pipeline.stage import StageContext, StageError
 
@@ -52,7 +52,7 @@ def run_files(spec: ImportFilesSpec, context: StageContext) -> Mapping[str, Any]
     roots = {role: place(artifact.uri) for role, artifact in context.inputs.items()}
     files = {}
     for role, root in roots.items():
-        refresh(root)
+        forget(root)
         if not root.exists():
             raise StageError(f"{role} = {root}: no such file or folder; check the path given as --{role}")
         found = list(sources.files(root))
@@ -80,7 +80,7 @@ def _roots(context: StageContext) -> dict[str, AnyPlace]:
             raise StageError(f"{role}: not given; give --{role} DIR")
     roots = {role: place(context.inputs[role].uri) for role in sources.ROLES if role in context.inputs}
     for role, root in roots.items():
-        refresh(root)
+        forget(root)
         if not root.exists():
             raise StageError(f"{role} = {root}: no such folder; check the path given as --{role}")
         if not sources.opened(root).is_dir():
@@ -94,15 +94,10 @@ def _listed(root: AnyPlace, suffixes: tuple[str, ...]) -> _Listed:
     ignored = 0
     for path in sources.walk(sources.opened(root)):
         if path.suffix.lower() in suffixes:
-            stored[_stored(path)] = None
+            stored[sources.stored(path)] = None
         else:
             ignored += 1
     return list(stored), ignored
-
-
-def _stored(path: AnyPlace) -> AnyPlace:
-    """The file itself, or the archive that it is a member of."""
-    return place(path.root.removesuffix("!")) if isinstance(path, Place) and path.root.endswith("!") else path
 
 
 def _write_manifest(

@@ -21,7 +21,7 @@ from typing import BinaryIO, cast
 
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.places import AnyPlace, Place, as_folder, is_archive, place
-from uio2.pipeline.places.place import open_place, refresh
+from uio2.pipeline.places.place import forget, open_place
 from uio2.pipeline.stage import StageError
 
 ROOTS = "roots.json"
@@ -32,28 +32,32 @@ class PathEscape(Exception):
     """A name from an annotation that points outside its root."""
 
 
-def roots(raw: Artifact, *, whole: Sequence[str] = ()) -> dict[str, AnyPlace]:
-    """Existing folders, or single files, of a raw artifact by role (one of `ROLES`).
-
-    An archive comes as the folder of its members, unless its suffix is one of `whole`.
-    """
+def roots(raw: Artifact) -> dict[str, AnyPlace]:
+    """Existing folders, or single files, of a raw artifact by role (one of `ROLES`); an archive as its members."""
     listed = raw.path / ROOTS
     if not listed.exists():
         return {role: raw.path / role for role in ROLES if (raw.path / role).is_dir()}
     found = {role: place(where) for role, where in json.loads(listed.read_text()).items()}
     for role, there in found.items():
-        refresh(there)
+        forget(Place(f"{there}!"))
         if not there.exists():
             raise StageError(f"{role} = {there}: it was imported but is gone; import it again")
-    return {role: there if there.suffix in whole else opened(there) for role, there in found.items()}
+    return {role: as_folder(there) for role, there in found.items()}
 
 
 def opened(there: AnyPlace) -> AnyPlace:
     """The folder of an archive's members, listed anew; any other place as it is."""
+    forget(there)
     folder = as_folder(there)
     if folder != there:
-        refresh(folder)
+        forget(folder)
+        folder.exists()
     return folder
+
+
+def stored(there: AnyPlace) -> AnyPlace:
+    """The file as it is stored: of a member, or of the folder of all members, the archive."""
+    return place(there.root.removesuffix("!")) if isinstance(there, Place) and there.root.endswith("!") else there
 
 
 def required(found: dict[str, AnyPlace], role: str, *, wanted_by: str) -> AnyPlace:

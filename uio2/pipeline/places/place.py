@@ -93,12 +93,14 @@ def tree_of(root: str, *, fresh: bool = False) -> Tree:
         return _trees[root]
 
 
-def refresh(there: AnyPlace) -> None:
-    """Lists anew what a place is part of."""
+def forget(there: AnyPlace) -> None:
+    """Has what a place is part of listed anew when it is next asked for."""
     if isinstance(there, Place):
         if there.root.endswith("!"):
-            refresh(place(there.root.removesuffix("!")))
-        tree_of(there.root, fresh=True)
+            forget(place(there.root.removesuffix("!")))
+        with _lock:
+            _trees.pop(there.root, None)
+            _folders.cache_clear()
 
 
 @functools.lru_cache(maxsize=64)
