@@ -122,7 +122,7 @@ def run(spec: AudioTagsSpec, context: StageContext) -> Mapping[str, Any]:
     job = AudioTagsJob(
         files=files,
         validation_fraction=spec.validation_fraction,
-        bases=(*(f"{str(audio).rstrip('/')}/{name}" for name in ("audio", *sources.subfolders(audio))), str(audio)),
+        bases=(*(str(audio / name) for name in ("audio", *sources.subfolders(audio))), str(audio)),
         max_seconds=spec.max_seconds,
         validation_folds=spec.validation_folds,
     )

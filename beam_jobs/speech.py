@@ -66,7 +66,7 @@ class SpeechJob(TableJob):
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        bases = [f"{self.audio.rstrip('/')}/{folder}" for folder in (value["folder"], *self.folders) if folder]
+        bases = [f"{self.audio}/{folder}" for folder in (value["folder"], *self.folders) if folder]
         data = read_clip([*bases, self.audio], [value["file"]])
         texts = {"transcript": [value["transcript"]], "speaker": [value["speaker"]]}
         return clip_example(record.key, data, max_seconds=self.max_seconds, texts=texts)

@@ -232,7 +232,7 @@ def place(text: str) -> AnyPlace:
     for root in sorted(_trees, key=len):
         base = root.rstrip("/") + "/"
         if text.startswith(base) and not root.endswith("!") and "" not in _trees[root].sizes:
-            return Place(root, text[len(base) :].rstrip("/"))
+            return Place(root, text[len(base) :].strip("/"))
     return Place(text if remote.scheme_of(text) == "https" else text.rstrip("/"))
 
 
