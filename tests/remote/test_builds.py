@@ -15,6 +15,8 @@ from beam_jobs.specs import (
     BUILD_IMAGE_TEXT,
     BUILD_INSTRUCTIONS,
     BUILD_REFCOCO,
+    BUILD_SPEECH,
+    BUILD_VIDEO,
     IMPORT_FILES,
     IMPORT_RAW,
     CocoSpec,
@@ -23,8 +25,11 @@ from beam_jobs.specs import (
     ImportSpec,
     InstructionsSpec,
     RefCocoSpec,
+    SpeechSpec,
+    VideoSpec,
 )
-from tests.beam_jobs.conftest import FIXTURE, run_stage
+from tests.beam_jobs.conftest import FIXTURE, lines, picture, run_stage
+from tests.beam_jobs.test_audio_tags import clip
 from tests.remote.conftest import Stores
 from uio2.pipeline.artifact import SOURCE, Artifact
 
@@ -88,6 +93,25 @@ def test_a_table_and_a_tar_are_read_where_they_lie(stores: Stores, tmp_path: Pat
         assert (text.stats["records"]["instruction"]["written"], images.stats["records"]["image"]["written"]) == (20, 5)
         found.append((text.shards(), images.shards()))
     assert all(one == found[0] for one in found)
+
+
+def test_clips_and_recordings_are_read_where_they_lie(stores: Stores, tmp_path: Path):
+    made = tmp_path / "made"
+    for number in range(6):
+        picture(made / "video" / "long" / f"{number}.jpg", colour=(10 * number, 0, 0))
+    clip(made / "video" / "long.wav")
+    lines(made / "video" / "train.jsonl", [{"file": "long", "captions": ["it glows"], "fps": 3}])
+    clip(made / "audio" / "clips" / "a.wav", 3)
+    (made / "audio" / "dev.tsv").write_text("path\tsentence\na.wav\tWell.\n")
+    for path in sorted(p for p in made.rglob("*") if p.is_file()):
+        stores.put(f"clips/{path.relative_to(made).as_posix()}", path.read_bytes())
+    found = []
+    for number, (base, slash) in enumerate(((str(made), ""), (f"{stores.gs}/clips", ""), (f"{stores.web}/clips", "/"))):
+        for role, type_, spec in (("video", BUILD_VIDEO, VideoSpec()), ("audio", BUILD_SPEECH, SpeechSpec())):
+            at = tmp_path / f"{role}{number}"
+            raw = run_stage(IMPORT_FILES, ImportFilesSpec(), at / "a", **{role: source(f"{base}/{role}{slash}")})
+            found.append(run_stage(type_, spec, at / "b", raw=raw.artifact).shards())
+    assert found[2:] == found[:2] * 2
 
 
 def test_dead_letters_say_what_was_wrong_and_not_where_it_lay(stores: Stores, tmp_path: Path):
