@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from uio2.pipeline.artifact import Artifact
-from uio2.pipeline.places import AnyPlace, Place, as_folder, is_archive, place
+from uio2.pipeline.places import AnyPlace, Place, as_folder, place
 from uio2.pipeline.places.place import forget, open_place
 from uio2.pipeline.stage import StageError
 
@@ -39,7 +39,7 @@ def roots(raw: Artifact) -> dict[str, AnyPlace]:
         return {role: raw.path / role for role in ROLES if (raw.path / role).is_dir()}
     found = {role: place(where) for role, where in json.loads(listed.read_text()).items()}
     for role, there in found.items():
-        forget(Place(f"{there}!"))
+        forget(there)
         if not there.exists():
             raise StageError(f"{role} = {there}: it was imported but is gone; import it again")
     return {role: as_folder(there) for role, there in found.items()}
@@ -163,7 +163,7 @@ def subfolders(root: AnyPlace) -> tuple[str, ...]:
     for item in sorted(cast("Iterable[AnyPlace]", root.iterdir()), key=lambda p: p.name):
         if item.is_dir():
             names.append(item.name)
-        elif _is_zip(item):
+        elif _stands_for_members(item):
             inside = [f"{item.name}!/{folder.name}" for folder in Place(f"{item}!").iterdir() if folder.is_dir()]
             names += [*inside, f"{item.name}!"]
     return tuple(names)
@@ -183,9 +183,12 @@ def files(root: AnyPlace) -> Iterator[AnyPlace]:
 
 
 def walk(root: AnyPlace) -> Iterator[AnyPlace]:
-    """All files below `root`, in sorted order, with the members of a zip in place of the zip."""
+    """All files below `root`, in sorted order, with the members of a zip in place of the zip.
+
+    A zip beside what it holds is just a file: whoever unpacked it wants nothing twice.
+    """
     for file in files(root):
-        if _is_zip(file):
+        if _stands_for_members(file):
             yield from Place(f"{file}!").walk_files()
         else:
             yield file
@@ -199,9 +202,13 @@ def name_below(there: AnyPlace, root: AnyPlace) -> str:
     return str(there)[len(base) :]
 
 
-def _is_zip(there: AnyPlace) -> bool:
+def _stands_for_members(there: AnyPlace) -> bool:
+    """Whether a file is a zip, and not one that lies unpacked beside itself."""
     inside = isinstance(there, Place) and there.root.endswith("!")
-    return is_archive(there.name) and there.suffix.lower() == ".zip" and not inside
+    if inside or there.suffix.lower() != ".zip" or not there.is_file():
+        return False
+    tops = {item.name for item in Place(f"{there}!").iterdir()}
+    return not any((there.parent / top).exists() for top in tops)
 
 
 def find_file(bases: Sequence[str], names: Sequence[str]) -> str | None:

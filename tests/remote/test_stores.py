@@ -124,6 +124,20 @@ def test_an_archive_is_a_folder_that_nothing_leads_out_of(tmp_path: Path, suffix
             sources.opened(_archive(tmp_path / f"evil{number}{suffix}", name))
 
 
+def test_a_zip_in_a_folder_stands_for_its_members_unless_it_is_unpacked_there(tmp_path: Path):
+    (tmp_path / "other").mkdir()
+    _archive(tmp_path / "train.zip", "train/1.jpg")
+    assert [sources.name_below(p, tmp_path) for p in sources.walk(tmp_path)] == [
+        "train.zip!/good.txt",
+        "train.zip!/train/1.jpg",
+    ]
+    assert sources.subfolders(tmp_path) == ("other", "train.zip!/train", "train.zip!")
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "1.jpg").write_bytes(b"x")
+    assert [sources.name_below(p, tmp_path) for p in sources.walk(tmp_path)] == ["train.zip", "train/1.jpg"]
+    assert sources.subfolders(tmp_path) == ("other", "train")
+
+
 def test_bombs_and_damaged_members_are_refused_one_by_one(tmp_path: Path):
     bomb = _archive(tmp_path / "bomb.zip", "bomb.jpg", bytes(64 << 20))
     root = sources.opened(bomb)

@@ -94,13 +94,14 @@ def tree_of(root: str, *, fresh: bool = False) -> Tree:
 
 
 def forget(there: AnyPlace) -> None:
-    """Has what a place is part of listed anew when it is next asked for."""
-    if isinstance(there, Place):
-        if there.root.endswith("!"):
-            forget(place(there.root.removesuffix("!")))
-        with _lock:
-            _trees.pop(there.root, None)
-            _folders.cache_clear()
+    """Has what a place is part of, and the archives in it, listed anew when they are next asked for."""
+    if isinstance(there, Place) and there.root.endswith("!"):
+        forget(place(there.root.removesuffix("!")))
+    base = there.root if isinstance(there, Place) else str(there)
+    with _lock:
+        for root in [root for root in _trees if root.startswith(base)]:
+            del _trees[root]
+        _folders.cache_clear()
 
 
 @functools.lru_cache(maxsize=64)
