@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from beam_jobs import sources, tables
@@ -26,6 +26,7 @@ from beam_jobs.specs import BUILD_AUDIO, AudioCaptionsSpec
 from beam_jobs.table_job import Parsed, TableFile, TableJob
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "audio_captions"
@@ -78,7 +79,7 @@ class AudioCaptionsJob(TableJob):
     def encode(self, record: Record) -> bytes:
         value = record.value
         clotho = value["layout"] == CLOTHO
-        bases = [str(Path(self.audio) / value["folder"]), self.audio] if clotho else self.bases
+        bases = [f"{self.audio.rstrip('/')}/{value['folder']}", self.audio] if clotho else self.bases
         # Many of AudioCaps' videos are gone by now: one that nobody could fetch is counted, not held against the build.
         data = read_clip(bases, value["names"], suffixes=self.suffixes, must_exist=clotho)
         texts = {"captions": value["captions"]}
@@ -98,7 +99,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_AUDIO, options)
 
 
-def job_of(spec: AudioCaptionsSpec, roots: Mapping[str, Path]) -> AudioCaptionsJob:
+def job_of(spec: AudioCaptionsSpec, roots: Mapping[str, AnyPlace]) -> AudioCaptionsJob:
     """The job of a recipe on the files of `roots`."""
     audio = sources.required(roots, "audio", wanted_by="build-audio")
     return AudioCaptionsJob(
@@ -116,14 +117,15 @@ def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 
-def _tables(root: Path) -> tuple[TableFile, ...]:
+def _tables(root: AnyPlace) -> tuple[TableFile, ...]:
     """The tables directly in a folder, or the one file; Clotho's are told by their names, AudioCaps' by their columns.
 
     Raises:
       StageError: there is none, or one that is named as Clotho's has other columns.
     """
     found = []
-    for path in [root] if root.is_file() else sorted(root.glob("*.csv")):
+    listed = (path for path in sources.walk(root) if path.parent == root and path.suffix == ".csv")
+    for path in [root] if root.is_file() else listed:
         columns = [c.strip() for c in next(tables.lines(str(path)), "").split(",")]
         split = next((SPLITS[word] for word in re.findall("[a-z]+", path.stem.lower()) if word in SPLITS), "train")
         if {"youtube_id", "start_time", "caption"} <= set(columns):
@@ -139,7 +141,7 @@ def _tables(root: Path) -> tuple[TableFile, ...]:
 
 def _clotho_folder(path: str) -> str:
     """The split that a table of Clotho's name names, which is the folder of its clips too; "" for other names."""
-    match = _CLOTHO_NAME.fullmatch(Path(path).name)
+    match = _CLOTHO_NAME.fullmatch(PurePosixPath(path).name)
     return match[1] if match and match[1] in SPLITS else ""
 
 

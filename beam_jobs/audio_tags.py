@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import sources, tables
@@ -25,6 +24,7 @@ from beam_jobs.specs import BUILD_AUDIO_TAGS, AudioTagsSpec
 from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "audio_tags"
@@ -122,7 +122,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_AUDIO_TAGS, options)
 
 
-def job_of(spec: AudioTagsSpec, roots: Mapping[str, Path]) -> AudioTagsJob:
+def job_of(spec: AudioTagsSpec, roots: Mapping[str, AnyPlace]) -> AudioTagsJob:
     """The job of a recipe on the files of `roots`."""
     audio = sources.required(roots, "audio", wanted_by="build-audio-tags")
     role = "annotations" if "annotations" in roots else "audio"

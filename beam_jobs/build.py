@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from beam_jobs import dataflow, work_files
 from beam_jobs.dead_letters import BYTES, check_threshold, dropped_by_reason
 from beam_jobs.job import Job
 from beam_jobs.quality.layout import Layout, layout_of
 from beam_jobs.quality.page import Built
 from beam_jobs.quality.report import FILES, write_report
-from beam_jobs.runner import pipeline_options, stage_error_in
+from beam_jobs.runner import stage_error_in
 from beam_jobs.shards import ReadBack, Shard, group_sizes, shard_name, sweep
 from beam_jobs.specs import DatasetSpec, ImageDatasetSpec
 from uio2.pipeline.stage import StageContext, StageError
@@ -57,19 +58,23 @@ def build(
     _check_settings(num_shards, limit, max_dropped_fraction, max_leaked_fraction, quality)
     work = context.work
     _clear(work)
-    with _watched(work / "shards", num_shards, context.progress):
+    shared = dataflow.shared_work(job, num_shards=num_shards, limit=limit)
+    with _watched(work / "shards", num_shards, context.progress), dataflow.results_in(work, shared=shared):
         run_graph(
             lambda graph, pipeline: graph.build_graph(
                 pipeline,
                 job,
                 num_shards=num_shards,
                 limit=limit,
-                folder=str(work),
+                folder=shared or str(work),
                 duplicates=duplicates,
                 keep_bytes=keep_bytes,
-            )
+            ),
+            dataflow.options_for(job, shared=shared, packages=work / "packages"),
         )
-    written = [Shard(**{**s, "letters": tuple(s["letters"])}) for s in lines(work / "written.jsonl")]
+    written = [
+        dataflow.fetched(Shard(**{**s, "letters": tuple(s["letters"])}), work) for s in lines(work / "written.jsonl")
+    ]
     letters = letters_of(work, written)
     tally = dict(lines(work / "tally.jsonl"))
     seen = column(tally, "in")
@@ -98,6 +103,8 @@ def build(
         shutil.copyfile(work / name, context.out / name)
     shutil.copytree(work / "dead_letters", context.out / "dead_letters", dirs_exist_ok=True)
     (context.out / "accounting.json").write_text(json.dumps(accounting, indent=2, sort_keys=True) + "\n")
+    if shared:
+        work_files.remove(shared)
     context.progress(len(shards) + 1, len(shards) + 1, "done")
     return {
         "dataset": job.name,
@@ -177,13 +184,12 @@ def _clear(work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
 
 
-def run_graph(add: Callable[[Any, Any], None]) -> None:
-    """Runs the pipeline that `add(graph, pipeline)` makes, `graph` being `beam_jobs.graph`."""
+def run_graph(add: Callable[[Any, Any], None], options: Any) -> None:
+    """Runs the pipeline that `add(graph, pipeline)` makes, `graph` being `beam_jobs.graph`, with options of Beam's."""
     import apache_beam as beam
 
     from beam_jobs import graph
 
-    options = pipeline_options()
     try:
         with beam.Pipeline(options=options) as pipeline:
             add(graph, pipeline)
@@ -284,7 +290,11 @@ def link(source: Path, target: Path) -> None:
 
 
 def _read_back(job: Job, layout: Layout, shards: list[Shard], work: Path) -> list[ReadBack]:
-    run_graph(lambda graph, pipeline: graph.verify_graph(pipeline, job, layout, shards, folder=str(work)))
+    # What is published lies on this machine, whatever machines made it.
+    run_graph(
+        lambda graph, pipeline: graph.verify_graph(pipeline, job, layout, shards, folder=str(work)),
+        dataflow.options_here(),
+    )
     read = [ReadBack(**value) for value in lines(work / "read_back.jsonl")]
     return sorted(read, key=lambda r: (r.split, r.index))
 

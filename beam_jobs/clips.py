@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import sources
@@ -11,6 +10,7 @@ from beam_jobs.dead_letters import about
 from beam_jobs.image_files import read_file
 from beam_jobs.sound_files import as_wav
 from beam_jobs.tf_example import Example
+from uio2.pipeline.places import AnyPlace
 
 # What a sound file's name may end with where a table leaves that out.
 SUFFIXES = (
@@ -18,7 +18,7 @@ SUFFIXES = (
 )  # fmt: skip
 
 
-def suffixes_in(root: Path) -> tuple[str, ...]:
+def suffixes_in(root: AnyPlace) -> tuple[str, ...]:
     """Those of `SUFFIXES` that files below a folder have: fewer names to look for, where most clips are not there."""
     found = {path.suffix.lower() for path in sources.walk(root)}
     return tuple(suffix for suffix in SUFFIXES if suffix in found)

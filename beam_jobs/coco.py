@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, coco_shapes, sources
@@ -32,6 +31,7 @@ from beam_jobs.request import BuildOptions, make
 from beam_jobs.specs import BUILD_COCO, CocoSpec
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "coco_all"
@@ -219,7 +219,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_COCO, options)
 
 
-def job_of(spec: CocoSpec, roots: Mapping[str, Path]) -> CocoJob:
+def job_of(spec: CocoSpec, roots: Mapping[str, AnyPlace]) -> CocoJob:
     """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-coco")
     annotations = sources.required(roots, "annotations", wanted_by="build-coco")
@@ -242,7 +242,7 @@ def run(spec: CocoSpec, context: StageContext) -> Mapping[str, Any]:
     return stats
 
 
-def annotation_files(root: Path) -> list[SourceFile]:
+def annotation_files(root: AnyPlace) -> list[SourceFile]:
     """Files to read; where 2014 and 2017 files lie together, those of the newest year alone (they overlap)."""
     found = [(m, path) for path in sources.walk(root) if (m := _ANNOTATIONS.fullmatch(path.name))]
     if not found:
@@ -261,14 +261,15 @@ def annotation_files(root: Path) -> list[SourceFile]:
     return files
 
 
-def vqa_files(root: Path) -> list[SourceFile]:
+def vqa_files(root: AnyPlace) -> list[SourceFile]:
     """VQA v2 questions files with their annotations; a test split's questions, which have none, are left out."""
     files = []
-    for path in sources.walk(root):
+    # As downloaded, each of them is in a zip of its own.
+    there = {path.name: path for path in sources.walk(root)}
+    for path in there.values():
         if m := _QUESTIONS.fullmatch(path.name):
             prefix = "v2_" if path.name.startswith("v2_") else ""
-            answers = path.with_name(f"{prefix}mscoco_{m[1]}_annotations.json")
-            if answers.exists():
+            if answers := there.get(f"{prefix}mscoco_{m[1]}_annotations.json"):
                 files += [SourceFile("questions", str(path), "", ""), SourceFile("answers", str(answers), "", "")]
     if not files:
         raise StageError(

@@ -14,7 +14,6 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from beam_jobs.request import BuildOptions, make
 from beam_jobs.specs import BUILD_COCO_PANOPTIC, CocoPanopticSpec
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "coco_panoptic"
@@ -138,7 +138,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_COCO_PANOPTIC, options)
 
 
-def job_of(spec: CocoPanopticSpec, roots: Mapping[str, Path]) -> PanopticJob:
+def job_of(spec: CocoPanopticSpec, roots: Mapping[str, AnyPlace]) -> PanopticJob:
     """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-coco-panoptic")
     annotations = sources.required(roots, "annotations", wanted_by="build-coco-panoptic")

@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
 
+from beam_jobs import work_files
 from beam_jobs.dead_letters import BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record, Row, order, shard_of
 from beam_jobs.quality.figures import Collector, Figures
@@ -293,12 +293,9 @@ def info_by_kind(pairs: Iterable[tuple[str, str]]) -> dict[str, list[Any]]:
 
 
 def save_lines(path: str, lines: Iterable[str]) -> None:
-    """Writes sorted lines through a temporary file."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.writelines(line + "\n" for line in sorted(lines))
-    os.replace(temporary, path)
+    """Writes sorted lines."""
+    with work_files.writer(path) as file:
+        file.writelines(f"{line}\n".encode() for line in sorted(lines))
 
 
 def _save(lines: beam.PCollection, name: str, folder: str) -> None:

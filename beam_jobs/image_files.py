@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from beam_jobs import sources
 from beam_jobs.dead_letters import BadRecord
@@ -15,7 +14,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 def image_bases(root: str, folders: Sequence[str]) -> list[str]:
     """Folders to look for an image in, likeliest first, the root itself last."""
     names = dict.fromkeys(f for f in folders if f)
-    return [*(str(Path(root) / name) for name in names), root]
+    return [*(f"{root.rstrip('/')}/{name}" for name in names), root]
 
 
 def image_names(image_id: int, file_name: str) -> list[str]:
@@ -45,18 +44,17 @@ def read_file(bases: Sequence[str], names: Sequence[str], *, kind: str, must_exi
       BadRecord: `path_escape`, `KIND_missing` or `unreadable`.
     """
     try:
-        path = sources.find_file([b for b in bases if Path(b).is_dir()], names)
+        path = sources.find_file(sources.existing(bases), names)
     except sources.PathEscape as e:
         raise BadRecord("path_escape", str(e)) from e
     except OSError as e:
         raise BadRecord("unreadable", f"{names[0]}: {e.strerror}") from e
     if path is None:
-        raise BadRecord(f"{kind}_missing", f"{names[0]} is in none of {list(bases)}", fault=must_exist)
+        raise BadRecord(f"{kind}_missing", f"{names[0]} is in no folder of the source", fault=must_exist)
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return sources.read_bytes(path)
     except OSError as e:
-        raise BadRecord("unreadable", f"{path}: {e.strerror}") from e
+        raise BadRecord("unreadable", f"{names[0]}: {e.strerror}") from e
 
 
 def read_image(

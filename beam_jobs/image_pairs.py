@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from beam_jobs.specs import BUILD_IMAGE_PAIRS, ImagePairsSpec
 from beam_jobs.splits import hashed_split, named_split, number_of
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace, place
 from uio2.pipeline.stage import StageContext, StageError
 
 DESCRIPTIONS = {
@@ -66,8 +67,9 @@ class ImagePairsJob:
     def read(self, source: tuple[str, str]) -> Iterator[Row | Letter | Info]:
         kind, root = source
         suffixes = SUFFIXES if kind == "image" else MAPS[self.target]
-        for path in sources.walk(Path(root)):
-            name = path.relative_to(root).as_posix()
+        there = place(root)
+        for path in sources.walk(there):
+            name = sources.name_below(path, there)
             # Where both lie in one folder, the names' ends say which is which.
             if path.suffix.lower() in suffixes and (
                 self.images != self.maps or (stem(name) != bare(name)) == (kind == "map")
@@ -130,7 +132,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_IMAGE_PAIRS, options)
 
 
-def job_of(spec: ImagePairsSpec, roots: Mapping[str, Path]) -> ImagePairsJob:
+def job_of(spec: ImagePairsSpec, roots: Mapping[str, AnyPlace]) -> ImagePairsJob:
     """The job of a recipe on the files of `roots`."""
     if spec.target not in MAPS:
         raise StageError(f"ImagePairsSpec.target = {spec.target!r}: expected {' or '.join(MAPS)}")

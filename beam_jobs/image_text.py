@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from beam_jobs import parquet, sources, tables, webdataset
@@ -26,12 +26,14 @@ from beam_jobs.splits import named_split, number_of
 from beam_jobs.table_job import Parsed, TableFile, TableJob
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace, place
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "image_text"
 FILE = ("image", "file_name", "filename", "file", "image_path", "filepath", "path")
 TEXTS = ("texts", "text", "captions", "caption", "title")
 LABELS = ("labels", "label", "tags", "category", "categories", "class")
+TAR_SUFFIX = ".tar"
 TAR, PARQUET, FOLDER, TABLE = "tar", "parquet", "folder", ""
 DESCRIPTION = "Images with texts or tags; original image bytes."
 
@@ -122,9 +124,12 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_IMAGE_TEXT, options)
 
 
-def job_of(spec: ImageTextSpec, roots: Mapping[str, Path]) -> ImageTextJob:
+def job_of(spec: ImageTextSpec, roots: Mapping[str, AnyPlace]) -> ImageTextJob:
     """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-image-text")
+    if images.suffix == TAR_SUFFIX:
+        # Samples, and not a folder.
+        images = sources.stored(images)
     return ImageTextJob(
         files=source_files(images, roots.get("annotations", images)),
         validation_fraction=spec.validation_fraction,
@@ -141,7 +146,7 @@ def run(spec: ImageTextSpec, context: StageContext) -> Mapping[str, Any]:
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 
-def source_files(images: Path, annotations: Path) -> tuple[TableFile, ...]:
+def source_files(images: AnyPlace, annotations: AnyPlace) -> tuple[TableFile, ...]:
     """Tars below `images`, tables below `annotations`, and `images` itself where texts lie beside them.
 
     Raises:
@@ -161,17 +166,19 @@ def source_files(images: Path, annotations: Path) -> tuple[TableFile, ...]:
 
 def sidecars(root: str) -> Iterator[tables.Item]:
     """A row per text file that lies beside an image of the same name; its lines are the texts."""
-    known = {path.with_suffix(""): path for path in sources.walk(Path(root)) if path.suffix.lower() in SUFFIXES}
-    texts = [path for path in sources.walk(Path(root)) if path.suffix == ".txt" and path.with_suffix("") in known]
+    there = place(root)
+    paths = list(sources.walk(there))
+    known = {path.with_suffix(""): path for path in paths if path.suffix.lower() in SUFFIXES}
+    texts = [path for path in paths if path.suffix == ".txt" and path.with_suffix("") in known]
     for index, path in enumerate(texts):
-        image = known[path.with_suffix("")].relative_to(root).as_posix()
+        image = sources.name_below(known[path.with_suffix("")], there)
         yield index, {"file": image, "texts": [line for line in tables.lines(str(path)) if line.strip()]}
 
 
-def _files(root: Path) -> Iterator[TableFile]:
+def _files(root: AnyPlace) -> Iterator[TableFile]:
     for path in sources.walk(root):
-        name = path.name if path == root else path.relative_to(root).as_posix()
-        if path.suffix == ".tar":
+        name = path.name if path == root else sources.name_below(path, root)
+        if path.suffix == TAR_SUFFIX:
             yield TableFile(str(path), name, named_split(name), TAR)
         elif path.suffix == ".parquet":
             yield TableFile(str(path), name, named_split(name), PARQUET)

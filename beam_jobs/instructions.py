@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import sources, tables
@@ -24,6 +23,7 @@ from beam_jobs.specs import BUILD_INSTRUCTIONS, InstructionsSpec
 from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext
 
 INSTRUCTION = ("instruction", "inputs", "inputs_pretokenized", "prompt", "question")
@@ -105,7 +105,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_INSTRUCTIONS, options)
 
 
-def job_of(spec: InstructionsSpec, roots: Mapping[str, Path]) -> InstructionsJob:
+def job_of(spec: InstructionsSpec, roots: Mapping[str, AnyPlace]) -> InstructionsJob:
     """The job of a recipe on the files of `roots`."""
     text = sources.required(roots, "text", wanted_by=f"build of {spec.dataset}")
     return InstructionsJob(

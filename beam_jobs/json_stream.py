@@ -30,7 +30,7 @@ def stream(path: str, *, sections: Collection[str], chunk: int = CHUNK) -> Itera
     """Yields the items of the named top-level lists, in file order.
 
     Args:
-      path: a JSON file, local or any that Beam's filesystems open.
+      path: a JSON file, wherever it is.
       sections: top-level keys whose lists are wanted; "" stands for a file that is itself a list.
       chunk: bytes read at a time.
 

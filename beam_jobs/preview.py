@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from beam_jobs import dataflow
 from beam_jobs.build import check_spec, column, letters_of, lines, run_graph, version_of
 from beam_jobs.dead_letters import check_threshold, dropped_by_reason
 from beam_jobs.job import Job
@@ -62,7 +63,8 @@ def preview(job: Job, spec: DatasetSpec) -> Preview:
         run_graph(
             lambda graph, pipeline: graph.preview_graph(
                 pipeline, job, limit=spec.limit, sample=SAMPLE, folder=folder, duplicates=spec.duplicates
-            )
+            ),
+            dataflow.options_here(),
         )
         letters = letters_of(work, ())
         tally = dict(lines(work / "tally.jsonl"))

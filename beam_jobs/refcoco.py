@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, refer_pickle, sources
@@ -28,6 +27,7 @@ from beam_jobs.request import BuildOptions, make
 from beam_jobs.specs import BUILD_REFCOCO, RefCocoSpec
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "ref_coco"
@@ -159,7 +159,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_REFCOCO, options)
 
 
-def job_of(spec: RefCocoSpec, roots: Mapping[str, Path]) -> RefCocoJob:
+def job_of(spec: RefCocoSpec, roots: Mapping[str, AnyPlace]) -> RefCocoJob:
     """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-refcoco")
     refs = _refs(spec, roots)
@@ -178,12 +178,12 @@ def run(spec: RefCocoSpec, context: StageContext) -> Mapping[str, Any]:
     return {**stats, "variant": f"{refs.parent.name}_{refs_split_by(refs)}"}
 
 
-def _refs(spec: RefCocoSpec, roots: Mapping[str, Path]) -> Path:
+def _refs(spec: RefCocoSpec, roots: Mapping[str, AnyPlace]) -> AnyPlace:
     refer = sources.required(roots, "refer", wanted_by="build-refcoco")
     return choose_refs(refer, dataset=spec.dataset, split_by=spec.split_by)
 
 
-def refs_split_by(refs: Path) -> str:
+def refs_split_by(refs: AnyPlace) -> str:
     """`unc` of `refs(unc).json`."""
     match = _REFS.fullmatch(refs.name)
     if match is None:
@@ -191,10 +191,10 @@ def refs_split_by(refs: Path) -> str:
     return match[1]
 
 
-def choose_refs(refer: Path, *, dataset: str, split_by: str) -> Path:
+def choose_refs(refer: AnyPlace, *, dataset: str, split_by: str) -> AnyPlace:
     """The refs file asked for; with "" for either, the best known that is there. JSON is preferred to a pickle."""
-    found: dict[tuple[str, str], Path] = {}
-    for path in sorted(refer.glob("*/refs(*).*"), key=lambda p: p.suffix, reverse=True):
+    found: dict[tuple[str, str], AnyPlace] = {}
+    for path in sorted(sources.walk(refer), key=lambda p: p.suffix, reverse=True):
         if m := _REFS.fullmatch(path.name):
             found[path.parent.name, m[1]] = path
     fitting = [at for at in found if dataset in ("", at[0]) and split_by in ("", at[1])]

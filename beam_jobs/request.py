@@ -24,6 +24,7 @@ from beam_jobs.job import Job
 from beam_jobs.runner import VARIABLE, with_runner
 from beam_jobs.specs import IMPORT_FILES, ImportFilesSpec
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import Pipeline, Source, Stage, StageType, UsageError
 
 NAME = "datasets"
@@ -107,7 +108,7 @@ def stages_of(
     return raw, Stage(f"build-{name}", builder.type, spec, {"raw": raw})
 
 
-def job_of(stage: Stage, roots: Mapping[str, Path]) -> Job:
+def job_of(stage: Stage, roots: Mapping[str, AnyPlace]) -> Job:
     """The job that a build stage runs, on the files of `roots`."""
     return importlib.import_module(stage.type.run.partition(":")[0]).job_of(stage.spec, roots)
 

@@ -16,6 +16,7 @@ from typing import Any
 from uio2.pipeline.stage import StageError, UsageError
 
 VARIABLE = "UIO2_BEAM_OPTIONS"
+WORK = "UIO2_BEAM_WORK"  # where workers on other machines leave what they write: gs:// or s3://
 # Asked for by name: "DirectRunner" first tries to download another runner.
 DEFAULT = ("--runner=FnApiRunner",)
 _MARK = re.compile(r"<<stage-error>>(.*?)<</stage-error>>", re.S)

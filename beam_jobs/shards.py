@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_jobs import work_files
+from beam_jobs.ahead import encoded
 from beam_jobs.dead_letters import BYTES, BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record
 from beam_jobs.tf_example import Example
@@ -67,14 +68,12 @@ def write_shard(
     if (done := _finished(path, asked)) is not None:
         return done
     letters, written, size, seen = [], 0, 0, None
-    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-    os.makedirs(folder, exist_ok=True)
-    with open(temporary, "wb") as file:
-        for record in records:
+    with work_files.writer(path) as file:
+        for record, encode in encoded(job, records):
             try:
                 if record.key == seen:
                     raise BadRecord("duplicate_key", f"two records of split {split} have the key {record.key}")
-                data = job.encode(record)
+                data = encode()
             except BadRecord as bad:
                 letters.append(_letter(job, record, bad, keep_in=keep_in))
                 check_duplicate(letters[-1], duplicates=duplicates)
@@ -83,11 +82,9 @@ def write_shard(
             write_record(file, data)
             written += 1
             size += len(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
     shard = Shard(split, index, path, written, size, asked, tuple(letter.to_json() for letter in letters))
-    _write_summary(path, shard)
+    with work_files.writer(_summary(path)) as file:
+        file.write(json.dumps(dataclasses.asdict(shard)).encode())
     return shard
 
 
@@ -95,7 +92,8 @@ def _letter(job: Job, record: Record, bad: BadRecord, *, keep_in: str | None) ->
     kept = None
     if keep_in is not None and bad.data is not None:
         name = f"{BYTES}/{hashlib.sha256(bad.data).hexdigest()}"
-        _write_whole(os.path.join(keep_in, name), bad.data[:MOST_KEPT])
+        with work_files.writer(f"{keep_in}/{name}") as file:
+            file.write(bad.data[:MOST_KEPT])
         kept = {"file": name, "size": len(bad.data)}
     drops = dict(record.counts)
     return Letter(
@@ -111,34 +109,21 @@ def _letter(job: Job, record: Record, bad: BadRecord, *, keep_in: str | None) ->
     )
 
 
-def _write_whole(path: str, data: bytes) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-    Path(temporary).write_bytes(data)
-    os.replace(temporary, path)
-
-
 def _digest(records: Sequence[Record]) -> str:
     # `asdict` copies every value: half of what this took.
     text = json.dumps([vars(r) for r in records], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _summary(path: str) -> Path:
-    return Path(path + ".json")
-
-
-def _write_summary(path: str, shard: Shard) -> None:
-    temporary = Path(f"{path}.json.tmp-{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(dataclasses.asdict(shard)), encoding="utf-8")
-    os.replace(temporary, _summary(path))
+def _summary(path: str) -> str:
+    return f"{path}.json"
 
 
 def _finished(path: str, asked: str) -> Shard | None:
-    summary = _summary(path)
-    if not summary.exists() or not os.path.exists(path):
+    summary = work_files.read(_summary(path))
+    if summary is None or not work_files.exists(path):
         return None
-    value = json.loads(summary.read_text(encoding="utf-8"))
+    value = json.loads(summary)
     if value["asked"] != asked or value["path"] != path:
         return None
     return Shard(**{**value, "letters": tuple(value["letters"])})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from beam_jobs import sources, tables
@@ -23,6 +23,7 @@ from beam_jobs.specs import BUILD_SPEECH, SpeechSpec
 from beam_jobs.table_job import Parsed, TableFile, TableJob, table_files
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext
 
 NAME = "speech"
@@ -89,7 +90,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_SPEECH, options)
 
 
-def job_of(spec: SpeechSpec, roots: Mapping[str, Path]) -> SpeechJob:
+def job_of(spec: SpeechSpec, roots: Mapping[str, AnyPlace]) -> SpeechJob:
     """The job of a recipe on the files of `roots`."""
     audio = sources.required(roots, "audio", wanted_by="build-speech")
     role = "annotations" if "annotations" in roots else "audio"

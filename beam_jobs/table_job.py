@@ -9,13 +9,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import sources, tables
 from beam_jobs.dead_letters import BadRecord, Letter
 from beam_jobs.job import Info, Record, Row
 from beam_jobs.splits import hashed_split, named_split
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageError
 
 
@@ -111,7 +111,7 @@ def place_of(row: Mapping[str, Any]) -> str:
 
 
 def table_files(
-    root: Path, *, role: str, wanted: Callable[[str], bool] = tables.is_table, expected: str
+    root: AnyPlace, *, role: str, wanted: Callable[[str], bool] = tables.is_table, expected: str
 ) -> tuple[TableFile, ...]:
     """The tables at or below `root`, with the splits their names say.
 
@@ -120,7 +120,7 @@ def table_files(
     """
     found = []
     for path in sources.walk(root):
-        name = path.name if path == root else path.relative_to(root).as_posix()
+        name = path.name if path == root else sources.name_below(path, root)
         if wanted(path.name):
             found.append(TableFile(str(path), name, named_split(name)))
     if not found:

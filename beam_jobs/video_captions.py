@@ -12,9 +12,8 @@ counts, else the sound track of a video file, which is mixed to one channel).
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from beam_jobs import sources, tables
@@ -32,6 +31,7 @@ from beam_jobs.tf_example import Example
 from beam_jobs.video_files import read_clip as read_frames
 from beam_jobs.video_files import sound_of
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext
 
 NAME = "video_captions"
@@ -75,15 +75,16 @@ class VideoJob(TableJob):
 
     def encode(self, record: Record) -> bytes:
         value = record.value
-        path = _find(self.bases, value["file"])
-        clip = read_frames(path, self.frames, seconds=value["seconds"], rate=value["rate"])
+        with sources.on_disk(_find(self.bases, value["file"])) as path:
+            clip = read_frames(path, self.frames, seconds=value["seconds"], rate=value["rate"])
+            sound = self._sound(value, path)
         return Example(
             ints={"qa/answers/ragged_row_lengths_0": [len(q["answers"]) for q in value["qa"]]},
             floats={"seconds": [clip.seconds]},
             strings={
                 "key": [record.key],
                 "frames": clip.frames,
-                "audio": [self._sound(value, path)],
+                "audio": [sound],
                 "captions": value["captions"],
                 "labels": value["labels"],
                 "qa/question": [q["question"] for q in value["qa"]],
@@ -128,7 +129,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_VIDEO, options)
 
 
-def job_of(spec: VideoSpec, roots: Mapping[str, Path]) -> VideoJob:
+def job_of(spec: VideoSpec, roots: Mapping[str, AnyPlace]) -> VideoJob:
     """The job of a recipe on the files of `roots`."""
     video = sources.required(roots, "video", wanted_by="build-video")
     role = "annotations" if "annotations" in roots else "video"
@@ -136,7 +137,7 @@ def job_of(spec: VideoSpec, roots: Mapping[str, Path]) -> VideoJob:
     return VideoJob(
         files=table_files(roots[role], role=role, expected=EXPECTED),
         validation_fraction=spec.validation_fraction,
-        bases=(str(video), *(str(video / name) for name in sources.subfolders(video))),
+        bases=(str(video), *(f"{str(video).rstrip('/')}/{name}" for name in sources.subfolders(video))),
         frames=FrameSettings(**settings),
     )
 
@@ -177,11 +178,11 @@ def _positive(row: Mapping[str, Any], name: str) -> float:
 
 
 def _find(bases: Sequence[str], name: str) -> str:
-    for base in bases:
+    for base in sources.existing(bases):
         try:
             path = sources.member(base, name)
         except sources.PathEscape as e:
             raise BadRecord("path_escape", str(e)) from e
-        if os.path.exists(path):
+        if sources.is_file(path) or sources.is_dir(path):
             return path
-    raise BadRecord("clip_missing", f"{name} is in none of {[Path(b).name for b in bases]}")
+    raise BadRecord("clip_missing", f"{name} is in no folder of the source")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, sources
@@ -27,6 +26,7 @@ from beam_jobs.specs import BUILD_VISUAL_GENOME, VisualGenomeSpec
 from beam_jobs.splits import hashed_split
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext, StageError
 
 NAME = "visual_genome"
@@ -119,7 +119,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_VISUAL_GENOME, options)
 
 
-def job_of(spec: VisualGenomeSpec, roots: Mapping[str, Path]) -> VisualGenomeJob:
+def job_of(spec: VisualGenomeSpec, roots: Mapping[str, AnyPlace]) -> VisualGenomeJob:
     """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-visual-genome")
     annotations = sources.required(roots, "annotations", wanted_by="build-visual-genome")
@@ -139,7 +139,7 @@ def run(spec: VisualGenomeSpec, context: StageContext) -> Mapping[str, Any]:
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 
-def _find(root: Path, name: str) -> str:
+def _find(root: AnyPlace, name: str) -> str:
     found = [path for path in sources.walk(root) if path.name in (name, f"{name}.gz")]
     if not found:
         raise StageError(f"annotations = {root}: no {name}; expected Visual Genome's {' and '.join(FILES.values())}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs import coco_rows, sources, tables
@@ -26,6 +25,7 @@ from beam_jobs.splits import hashed_split, named_split, number_of
 from beam_jobs.table_job import TableFile, table_files
 from beam_jobs.tf_example import Example
 from uio2.pipeline.artifact import Artifact
+from uio2.pipeline.places import AnyPlace
 from uio2.pipeline.stage import StageContext
 
 NAME = "vqa_options"
@@ -124,7 +124,7 @@ def build(options: BuildOptions) -> Artifact:
     return make(BUILD_VQA_OPTIONS, options)
 
 
-def job_of(spec: VqaOptionsSpec, roots: Mapping[str, Path]) -> VqaOptionsJob:
+def job_of(spec: VqaOptionsSpec, roots: Mapping[str, AnyPlace]) -> VqaOptionsJob:
     """The job of a recipe on the files of `roots`."""
     images = sources.required(roots, "images", wanted_by="build-vqa-options")
     annotations = sources.required(roots, "annotations", wanted_by="build-vqa-options")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.dead_letters import BadRecord
-from beam_jobs.sources import open_binary
+from beam_jobs.sources import open_binary, read_range
 from uio2.pipeline.stage import StageError
 
 
@@ -42,9 +42,7 @@ def read_member(path: str, *, offset: int, size: int) -> bytes:
     Raises:
       BadRecord: `cut_short`.
     """
-    with open_binary(path) as file:
-        file.seek(offset)
-        data = file.read(size)
+    data = read_range(path, offset=offset, size=size)
     if len(data) < size:
         raise BadRecord("cut_short", f"{len(data)} of {size} bytes are in the tar")
     return data

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from beam_jobs.builders import BUILDERS, ROLES
+from beam_jobs.runner import WORK
+from beam_jobs.work_files import check_writable
 from uio2.cli.options import SOURCES, add_command, add_stage_options, pipeline_of, print_json, sources_of, store_of
 from uio2.cli.run_commands import run_stages
+from uio2.pipeline.places import AnyPlace, is_remote, place
 from uio2.pipeline.stage import Pipeline, Source, Stage, UsageError
 
 KNOWN = tuple(dict.fromkeys((*SOURCES, *ROLES)))
@@ -37,6 +41,8 @@ def add(commands: Any) -> None:
             uio2 build refcoco --pipeline digits
             uio2 build alpaca --source alpaca.json
             uio2 build audio-tags --audio ESC-50-master
+            uio2 build dolly --source hf://datasets/databricks/databricks-dolly-15k
+            uio2 build coco --images gs://b/train2017.zip --annotations gs://b/annotations --work gs://b/work
             uio2 build image-depth --images rgb --depth depth --num_shards 16 --out data/depth
             uio2 build coco --images train2017 --annotations annotations --dry_run
             uio2 build speech --audio LibriSpeech --runner 'FnApiRunner --direct_running_mode=multi_processing'""",
@@ -55,11 +61,14 @@ def add(commands: Any) -> None:
         "--runner", default="", metavar="NAME", help="Beam's, and its flags, quoted (default: $UIO2_BEAM_OPTIONS)"
     )
     build.add_argument("--dry_run", action="store_true", help="read the sources and say what would be built")
+    build.add_argument("--work", metavar="URL", help="gs:// or s3:// folder for what workers elsewhere write")
     add_stage_options(build, sources=KNOWN)
 
 
 def run_build(args: argparse.Namespace) -> int:
     """`uio2 build`."""
+    if args.work:
+        os.environ[WORK] = check_writable(args.work)
     pipeline = _pipeline(args)
     built = [stage.name for stage in pipeline.stages if stage.type.kind == "dataset"]
     names = [args.stage] if args.stage else [f"build-{name}" for name in args.names] or built
@@ -144,7 +153,7 @@ def _dry_run(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str])
     return 1 if any(row["problem"] for row in found) else 0
 
 
-def _roots(stage: Stage, raw: Any) -> dict[str, Path]:
+def _roots(stage: Stage, raw: Any) -> dict[str, AnyPlace]:
     """Where a build's files lie: as its raw artifact says if that is published, else where the user points."""
     from beam_jobs import sources
 
@@ -152,7 +161,11 @@ def _roots(stage: Stage, raw: Any) -> dict[str, Path]:
         return sources.roots(raw)
     before = stage.inputs["raw"]
     given = before.inputs if isinstance(before, Stage) else {}
-    found = {role: Path(s.path).expanduser().absolute() for role, s in given.items() if isinstance(s, Source)}
+    paths = {role: s.path for role, s in given.items() if isinstance(s, Source)}
+    found = {
+        role: sources.opened(place(path if is_remote(path) else str(Path(path).expanduser().absolute())))
+        for role, path in paths.items()
+    }
     if not found:
         raise UsageError(f"--dry_run: {stage.name} is made of generated files that are not there yet; build it once")
     return found

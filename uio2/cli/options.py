@@ -79,6 +79,9 @@ def sources_of(args: argparse.Namespace, *, known: Sequence[str] = SOURCES, unna
     sources = {key: value for key in known if (value := getattr(args, key))}
     for item in args.source:
         key, equals, value = item.partition("=")
+        if not key.isidentifier():
+            # A URL or path that happens to hold one.
+            key, equals, value = item, "", ""
         if not equals and not unnamed:
             raise UsageError(f"--source {item}: expected NAME=DIR")
         sources[key if equals else ""] = value if equals else item

@@ -14,6 +14,7 @@ from typing import Any
 
 from uio2.pipeline import registry
 from uio2.pipeline.artifact import SOURCE, canonical_json, digest_directory
+from uio2.pipeline.places import is_remote
 from uio2.pipeline.sources import source_digest
 from uio2.pipeline.stage import UsageError
 from uio2.pipeline.store import Record, Store
@@ -104,17 +105,18 @@ def _walk(
 
 
 def _source(value: dict[str, Any], *, role: str, depth: int, seen: set[str]) -> Node:
-    path = Path(value["path"])
+    path = value["path"]
     again = value["digest"] in seen
     seen.add(value["digest"])
-    if not path.exists():
+    digest = value["digest"] if again and (is_remote(path) or Path(path).exists()) else source_digest(path)
+    if digest is None:
         status, detail = MISSING, "the path is gone"
-    elif not again and (digest := source_digest(path)) != value["digest"]:
+    elif digest != value["digest"]:
         status, detail = MISMATCH, f"content is {digest[:12]}"
     else:
         status, detail = OK, ""
     return Node(
-        value["name"], SOURCE, "", value["digest"], "", str(path), status, detail, depth=depth, role=role, seen=again
+        value["name"], SOURCE, "", value["digest"], "", path, status, detail, depth=depth, role=role, seen=again
     )
 
 

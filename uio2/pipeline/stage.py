@@ -82,9 +82,19 @@ class StageType:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Files from outside the store (a COCO folder); their content digest stands for them."""
+    """Files from outside the store (a COCO folder); their content digest stands for them.
+
+    Attributes:
+      path: local, or a URL (`uio2.pipeline.places`); the query of a signed one is not kept here.
+    """
 
     path: str
+
+    def __post_init__(self) -> None:
+        if "://" in self.path:
+            from uio2.pipeline.places.remote import public
+
+            object.__setattr__(self, "path", public(self.path))
 
 
 @dataclasses.dataclass(frozen=True)
