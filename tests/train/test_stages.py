@@ -19,8 +19,6 @@ from uio2.tasks.mixture import MixtureError
 from uio2.train import train_stage, vision_tower
 from uio2.train.specs import OptimizerSpec, TrainSpec, VisionTowerSpec
 
-pytestmark = pytest.mark.xdist_group("train")  # they share the mixture
-
 SMALL = {
     "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 48, "num_encoder_layers": 1, "num_decoder_layers": 1,
     "text_vocab_size": 2048, "encoder_max_text_length": 64, "decoder_max_text_length": 64,
