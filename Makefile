@@ -13,8 +13,8 @@ PYTHON ?= python3
 UV := .uv/bin/uv
 RUN := .venv/bin
 UV_VERSION := 0.13.9
-# The order of files is that of tests/conftest.py.
-PYTEST := $(RUN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# A file's tests share a worker, and so fixtures and compiled programs; files in the order of tests/conftest.py.
+PYTEST := $(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo test check slow lock goldens up down clean
 

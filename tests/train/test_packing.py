@@ -22,8 +22,6 @@ from uio2.train import train_stage
 from uio2.train.microbatches import split
 from uio2.train.specs import OptimizerSpec, TrainSpec
 
-pytestmark = pytest.mark.xdist_group("train")  # they share the mixture
-
 PACKING = PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows=16)
 
 

@@ -20,8 +20,6 @@ from uio2.train import lora, train_stage, vision_tower
 from uio2.train.models import functional
 from uio2.train.specs import LoraSpec, OptimizerSpec, StepSpec, TrainSpec, VisionTowerSpec
 
-pytestmark = pytest.mark.xdist_group("train")  # they share the mixture
-
 SMALL = {
     "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 48, "num_encoder_layers": 1, "num_decoder_layers": 1,
     "text_vocab_size": 2048, "encoder_max_text_length": 64, "decoder_max_text_length": 64,
