@@ -186,8 +186,8 @@ def _boxes(layout: Layout, example: Example) -> Iterator[Box]:
             said = _said(boxes, example)
             for i, (top, left, bottom, right) in enumerate(zip(*[iter(values)] * 4, strict=False)):
                 if i < MOST_BOXES and bottom > top and right > left:
-                    place = [round(100 * v, 2) for v in (left, top, right - left, bottom - top)]
-                    yield Box(*place, said[i] if i < len(said) else "")
+                    x, y, width, height = (round(100 * v, 2) for v in (left, top, right - left, bottom - top))
+                    yield Box(x, y, width, height, said[i] if i < len(said) else "")
             return
 
 
