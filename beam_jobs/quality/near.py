@@ -1,8 +1,9 @@
 """Which pictures look alike: hashes that differ in at most `NEAR_BITS` bits, found without comparing all with all.
 
 Of five bands of a hash at least one is equal where at most four bits differ, so only hashes with an equal band are
-compared, each pair in the first band it shares. Uniform hashes: 5 million in about a minute, and the time grows with
-the square. Where more than `WINDOW` hashes share a band, those farther apart in order are not compared: `cut` says so.
+compared, each pair in the first band it shares. Uniform hashes: 100,000 take 0.24 s and a million 14 s, and from there
+the time grows with the square. Where more than `WINDOW` hashes share a band, those farther apart in order are not
+compared: `cut` says so.
 """
 
 from __future__ import annotations

@@ -92,16 +92,19 @@ def sections(figures: Figures, *, splits: Sequence[str], sound: str | None) -> l
         if quantity.drawn:
             drawn.append(Chart(field, quantity.title, charts.histogram(parts, scale=quantity.scale, log=quantity.log)))
         lines += [_line(field, quantity, split, part) for split, part in parts.items() if part.count]
-    for (what, field), lists in names.items():
+    for (what, field), counts in names.items():
         title, section, most = LISTS[what]
         if what == "blank" and not any(("words", field) == key for key in numbers):
             continue
-        rows, more = charts.rows(lists, most=most)
-        cut = any(part.cut for part in lists.values())
+        rows, more = charts.rows(counts, most=most)
+        cut = any(part.cut for part in counts.values())
         place = "Clips" if section == "Pictures" and field == sound else section
         found[place][1].append(List(field, title, tuple(rows), more, cut))
-    filled = [(title, *found[title]) for title in ORDER if any(found[title])]
-    return [Section(title, tuple(drawn), tuple(shown), tuple(lines)) for title, drawn, shown, lines in filled]
+    return [
+        Section(title, tuple(drawn), tuple(lists), tuple(lines))
+        for title, (drawn, lists, lines) in found.items()
+        if drawn or lists or lines
+    ]
 
 
 def values(figures: Figures, *, splits: Sequence[str]) -> dict[str, Any]:
