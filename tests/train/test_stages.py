@@ -66,8 +66,8 @@ def test_the_tower_learns_and_moves_into_the_model(tower):
     assert len(rows) == 3
     assert stats["classes"] == 10
     config = ModelConfig.preset("digits").with_overrides(SMALL)
-    fresh = train_stage.make_model(config, seed=0, vision=None, sharding=WHERE)
-    placed = train_stage.make_model(config, seed=0, vision=artifact, sharding=WHERE)
+    fresh = train_stage.make_model(config, seed=0, vision=None)
+    placed = train_stage.make_model(config, seed=0, vision=artifact)
     stored = native.load_arrays(artifact.path / "vit")
     before, after = tree.flatten(fresh), tree.flatten(placed)
     for name, value in after.items():
@@ -79,7 +79,7 @@ def test_a_tower_of_another_size_is_refused(tower):
     artifact, _ = tower
     other = ModelConfig.preset("digits").with_overrides(SMALL | {"image_vit": {**SMALL["image_vit"], "mlp_dim": 80}})
     with pytest.raises(tree.CheckpointError, match="misshapen"):
-        train_stage.make_model(other, seed=0, vision=artifact, sharding=WHERE)
+        train_stage.make_model(other, seed=0, vision=artifact)
 
 
 def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):

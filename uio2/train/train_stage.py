@@ -30,7 +30,7 @@ from uio2.train.alarms import Describe
 from uio2.train.execution import Execution
 from uio2.train.loop import HISTORY, Batch, Batches, Items, Loop, history_text, train
 from uio2.train.microbatches import split
-from uio2.train.models import Start, fresh_model, functional, placement
+from uio2.train.models import Start, fresh_model, functional, on_one_device, placement
 from uio2.train.processes import Crew, crew
 from uio2.train.sharding import Share, open_mesh, parameter_shardings, whole
 from uio2.train.specs import TrainSpec
@@ -40,7 +40,9 @@ from uio2.train.vision_tower import load_vit
 ORDER = ("seed", "batch_size", "packing")
 
 
-def make_model(config: ModelConfig, *, seed: int, vision: Artifact | None, sharding: Placement) -> UnifiedIO2:
+def make_model(
+    config: ModelConfig, *, seed: int, vision: Artifact | None, sharding: Placement = on_one_device
+) -> UnifiedIO2:
     """A fresh model, its vision transformer taken from `vision` if given; `sharding` says where parameters go."""
     model = fresh_model(config, seed=seed, sharding=sharding)
     if vision is None:
