@@ -21,7 +21,7 @@ SMALL = {
     "image_vit": {"emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64, "num_layers": 2},
 }  # fmt: skip
 SPEC = TrainSpec(
-    model_overrides=SMALL, steps=40, batch_size=8, log_every=4, checkpoint_every=6,
+    model_overrides=SMALL, steps=24, batch_size=8, log_every=4, checkpoint_every=3,
     optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
 )  # fmt: skip
 

@@ -110,7 +110,7 @@ def test_the_stage_on_a_real_mixture_is_killed_and_goes_on_with_another_count(mi
     assert status == 0, said
     members = start(killed, count=2, **stage)
     deadline = time.monotonic() + 240
-    while not (killed / "work" / "checkpoints" / "12").is_dir() and time.monotonic() < deadline:
+    while not (killed / "work" / "checkpoints" / "6").is_dir() and time.monotonic() < deadline:
         time.sleep(0.02)
     members[1].kill()
     (status, said), _ = finish(members, patience=NOTICED_S)

@@ -9,13 +9,13 @@ from uio2.model.checkpoint import layouts, tree
 from uio2.model.checkpoint.stored import Placement
 from uio2.model.config import ModelConfig
 from uio2.pipeline.artifact import Artifact
-from uio2.train.models import fresh_model
+from uio2.train.models import fresh_model, on_one_device
 from uio2.train.vision_tower import load_vit
 
 INITIAL = "initial"  # the input of the train stage
 
 
-def make_model(config: ModelConfig, *, seed: int, inputs: Mapping[str, Artifact], sharding: Placement) -> UnifiedIO2:
+def make_model(config: ModelConfig, *, seed: int, inputs: Mapping[str, Artifact], sharding: Placement = on_one_device) -> UnifiedIO2:
     """The model before the first step.
 
     Args:

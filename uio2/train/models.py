@@ -52,7 +52,12 @@ def placement(config: ModelConfig, *, plan: Plan, mesh: Mesh) -> Placement:
     return lambda name: parameter_sharding(name, shapes[name], plan=plan, mesh=mesh)
 
 
-def fresh_model(config: ModelConfig, *, seed: int, sharding: Placement) -> UnifiedIO2:
+def on_one_device(name: str) -> jax.sharding.Sharding:
+    """The placement of all parameters on the first device."""
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+
+def fresh_model(config: ModelConfig, *, seed: int, sharding: Placement = on_one_device) -> UnifiedIO2:
     """A model with new parameters, each device making its own part of each.
 
     The numbers do not depend on the sharding; they are those of `UnifiedIO2(config, rngs=nnx.Rngs(seed))`.
