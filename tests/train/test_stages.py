@@ -12,6 +12,7 @@ from uio2.model.config import ModelConfig
 from uio2.model.parts import ConfigError
 from uio2.tasks.mixture import MixtureError
 from uio2.train import lora, train_stage, vision_tower
+from uio2.train.initial import make_model
 from uio2.train.models import functional
 from uio2.train.specs import LoraSpec, OptimizerSpec, StepSpec, TrainSpec, VisionTowerSpec
 
@@ -66,8 +67,8 @@ def test_the_tower_learns_and_moves_into_the_model(tower):
     assert len(rows) == 3
     assert stats["classes"] == 10
     config = ModelConfig.preset("digits").with_overrides(SMALL)
-    fresh = train_stage.make_model(config, seed=0, vision=None, sharding=WHERE)
-    placed = train_stage.make_model(config, seed=0, vision=artifact, sharding=WHERE)
+    fresh = make_model(config, seed=0, inputs={}, sharding=WHERE)
+    placed = make_model(config, seed=0, inputs={"vision": artifact}, sharding=WHERE)
     stored = native.load_arrays(artifact.path / "vit")
     before, after = tree.flatten(fresh), tree.flatten(placed)
     for name, value in after.items():
@@ -79,7 +80,7 @@ def test_a_tower_of_another_size_is_refused(tower):
     artifact, _ = tower
     other = ModelConfig.preset("digits").with_overrides(SMALL | {"image_vit": {**SMALL["image_vit"], "mlp_dim": 80}})
     with pytest.raises(tree.CheckpointError, match="misshapen"):
-        train_stage.make_model(other, seed=0, vision=artifact, sharding=WHERE)
+        make_model(other, seed=0, inputs={"vision": artifact}, sharding=WHERE)
 
 
 def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
@@ -107,7 +108,7 @@ def test_adapters_are_trained_in_microbatches_and_published_in_the_model(mixture
     )  # fmt: skip
     train_stage.run(spec, context)
     model = native.load(context.out / "model")
-    start = train_stage.make_model(model.config, seed=spec.seed, vision=None)
+    start = make_model(model.config, seed=spec.seed, inputs={}, sharding=WHERE)
     adapters, stored = lora.load(context.out / "adapters")
     module, params = functional(start)
     expected = tree.flatten(module(lora.merged({"model": params, "adapters": adapters}, stored)))
