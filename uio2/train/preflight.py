@@ -158,8 +158,8 @@ def _absent(config: ModelConfig, own: ModelConfig) -> Iterator[str]:
     for field in ("input_modalities", "target_modalities"):
         missing = [name for name in getattr(config, field) if name not in getattr(own, field)]
         if missing:
-            yield (f"the checkpoint's {field} are {getattr(own, field)}, without {', '.join(missing)}; take that out of "
-                   f"{field.upper()} and its tasks out of TASKS, or start from a model that has it")  # fmt: skip
+            yield (f"the checkpoint's {field} are {getattr(own, field)}, without {', '.join(missing)}; take that out"
+                   f" of {field.upper()} and its tasks out of TASKS, or start from a model that has it")  # fmt: skip
 
 
 def _tokenizer(flight: Flight) -> Iterator[str]:
