@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,6 +22,11 @@ SMALL = {
     "text_vocab_size": 2048, "encoder_max_text_length": 64, "decoder_max_text_length": 64,
     "image_vit": {"emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64, "num_layers": 2},
 }  # fmt: skip
+
+
+def here(_: str) -> jax.sharding.Sharding:
+    """Every parameter on the first device."""
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def test_dense_labels_say_what_covers_each_patch():
@@ -67,8 +73,8 @@ def test_the_tower_learns_and_moves_into_the_model(tower):
     assert len(rows) == 3
     assert stats["classes"] == 10
     config = ModelConfig.preset("digits").with_overrides(SMALL)
-    fresh = make_model(config, seed=0, inputs={}, sharding=WHERE)
-    placed = make_model(config, seed=0, inputs={"vision": artifact}, sharding=WHERE)
+    fresh = make_model(config, seed=0, inputs={}, sharding=here)
+    placed = make_model(config, seed=0, inputs={"vision": artifact}, sharding=here)
     stored = native.load_arrays(artifact.path / "vit")
     before, after = tree.flatten(fresh), tree.flatten(placed)
     for name, value in after.items():
@@ -80,7 +86,7 @@ def test_a_tower_of_another_size_is_refused(tower):
     artifact, _ = tower
     other = ModelConfig.preset("digits").with_overrides(SMALL | {"image_vit": {**SMALL["image_vit"], "mlp_dim": 80}})
     with pytest.raises(tree.CheckpointError, match="misshapen"):
-        make_model(other, seed=0, inputs={"vision": artifact}, sharding=WHERE)
+        make_model(other, seed=0, inputs={"vision": artifact}, sharding=here)
 
 
 def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
@@ -108,7 +114,7 @@ def test_adapters_are_trained_in_microbatches_and_published_in_the_model(mixture
     )  # fmt: skip
     train_stage.run(spec, context)
     model = native.load(context.out / "model")
-    start = make_model(model.config, seed=spec.seed, inputs={}, sharding=WHERE)
+    start = make_model(model.config, seed=spec.seed, inputs={}, sharding=here)
     adapters, stored = lora.load(context.out / "adapters")
     module, params = functional(start)
     expected = tree.flatten(module(lora.merged({"model": params, "adapters": adapters}, stored)))
