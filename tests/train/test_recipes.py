@@ -171,6 +171,11 @@ def test_a_checkpoint_brings_its_config_and_its_tokenizer_and_takes_no_others(tr
     said = checked(trained, store, "MODEL='digits'")
     assert "tensors do not fit the model config: Is MODEL the model it is of?" in said
     assert "cross_attention/value/kernel: expected (3, 128, 128), found (1, 32, 32)" in said
+    deaf = checked(trained, store, "INPUT_MODALITIES=('text', 'image', 'audio')")
+    assert deaf == (
+        "the checkpoint's input_modalities are ('text', 'image'), without audio; take that out of INPUT_MODALITIES and "
+        "its tasks out of TASKS, or start from a model that has it"
+    )
     kept = "'input_modalities': ('text', 'image'), 'target_modalities': ('text',)"
     longer = f"train.TrainSpec.model_overrides={{{kept}, 'encoder_max_text_length': 99}}"
     assert "encoder_max_text_length is 99, the checkpoint was trained for 40" in checked(trained, store, longer)

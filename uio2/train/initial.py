@@ -15,7 +15,9 @@ from uio2.train.vision_tower import load_vit
 INITIAL = "initial"  # the input of the train stage
 
 
-def make_model(config: ModelConfig, *, seed: int, inputs: Mapping[str, Artifact], sharding: Placement = on_one_device) -> UnifiedIO2:
+def make_model(
+    config: ModelConfig, *, seed: int, inputs: Mapping[str, Artifact], sharding: Placement = on_one_device
+) -> UnifiedIO2:
     """The model before the first step.
 
     Args:

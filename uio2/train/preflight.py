@@ -129,8 +129,12 @@ def _checkpoint(flight: Flight) -> Iterator[str]:
     _stay_on_cpu()
     checkpoint = flight.start.checkpoint
     try:
-        checkpoint.check(flight.config)
         own = checkpoint.config()
+        absent = [] if own is None else list(_absent(flight.config, own))
+        if absent:
+            yield from absent
+            return
+        checkpoint.check(flight.config)
     except CheckpointError as error:
         first, *rest = str(error).splitlines()
         more = [f"  ... and {len(rest) - SHOWN_TENSORS} more"] if len(rest) > SHOWN_TENSORS else []
@@ -148,6 +152,14 @@ def _checkpoint(flight: Flight) -> Iterator[str]:
         ours, theirs = getattr(flight.config, field), getattr(own, field)
         if field in used and ours != theirs:
             yield f"the model's {field} is {ours}, the checkpoint's {theirs}; set it to that"
+
+
+def _absent(config: ModelConfig, own: ModelConfig) -> Iterator[str]:
+    for field in ("input_modalities", "target_modalities"):
+        missing = [name for name in getattr(config, field) if name not in getattr(own, field)]
+        if missing:
+            yield (f"the checkpoint's {field} are {getattr(own, field)}, without {', '.join(missing)}; take that out"
+                   f" of {field.upper()} and its tasks out of TASKS, or start from a model that has it")  # fmt: skip
 
 
 def _tokenizer(flight: Flight) -> Iterator[str]:
