@@ -42,6 +42,8 @@ def add_pipeline_options(parser: argparse.ArgumentParser, *, sources: Sequence[s
     gin = parser.add_argument_group("configuration")
     gin.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="read after the pipeline's own")
     gin.add_argument("--gin.NAME=VALUE", action="store_true", dest="_gin", help="bind one value; may be repeated")
+    gin.add_argument("--recipe_version", metavar="NAME", help="of what is made anew, as in STAGE@NAME (default: 1)")
+    gin.add_argument("--strict", action="store_true", help="refuse another recipe under a version that has one")
     folders = parser.add_argument_group("source folders")
     for key in sources:
         folders.add_argument(f"--{key}", metavar="DIR")

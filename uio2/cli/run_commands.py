@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from uio2.cli.options import (
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.stage import Pipeline, Stage, UsageError
 
+VERSION = re.compile(r"[A-Za-z0-9_.+-]{1,40}")
 WORDS = {
     "predict": (
         "write the predictions of a model",
@@ -137,9 +139,12 @@ def execute(
     from uio2.pipeline.stopping import stoppable
 
     store = store_of(args)
+    if args.recipe_version:
+        pipeline = _named(pipeline, args.recipe_version)
+        stages = None if stages is None else [s for s in pipeline.stages if s.name in {stage.name for stage in stages}]
     tracker = _tracker(args, store, pipeline)
     runner = Runner(store, pipeline=pipeline.name, console=console_of(args), tracker=tracker, debug=args.debug,
-                    launchers=launchers)  # fmt: skip
+                    launchers=launchers, strict=args.strict)  # fmt: skip
     with stoppable(runner):
         try:
             execution = Execution(pipeline, runner, stages=stages)
@@ -152,6 +157,17 @@ def execute(
         finally:
             tracker.close()
     return dict(execution.done)
+
+
+def _named(pipeline: Pipeline, version: str) -> Pipeline:
+    """The same stages under a version of this name."""
+    if not VERSION.fullmatch(version):
+        raise UsageError(f"--recipe_version {version!r}: expected letters, digits and _ . + -, at most 40 of them")
+    made: dict[str, Stage] = {}
+    for stage in pipeline.stages:
+        inputs = {key: made[value.name] if isinstance(value, Stage) else value for key, value in stage.inputs.items()}
+        made[stage.name] = dataclasses.replace(stage, version=version, inputs=inputs)
+    return Pipeline(pipeline.name, tuple(made.values()))
 
 
 def _tracker(args: argparse.Namespace, store: Any, pipeline: Pipeline) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 from uio2.pipeline import registry
 from uio2.pipeline.artifact import SOURCE, Artifact
+from uio2.pipeline.changes import differences
 from uio2.pipeline.console import Console, Progress, duration
 from uio2.pipeline.job import Job, Result
 from uio2.pipeline.launch.launcher import Launch, Launcher, Local
@@ -47,14 +48,20 @@ class Runner:
         tracker: Tracker | None = None,
         debug: bool = False,
         launchers: Mapping[str, Launcher] | None = None,
+        strict: bool = False,
     ):
-        """`launchers` says where stages of a type run, by the type's name; the rest runs in a child process here."""
+        """`launchers` says where stages of a type run, by the type's name; the rest runs in a child process here.
+
+        With `strict`, a version whose recipe is another than that of the newest artifact of the same name and version
+        is refused; without, it is told.
+        """
         self.store = store.prepare()
         self.pipeline = pipeline
         self.console = console or Console()
         self.tracker = tracker or Tracker()
         self.debug = debug
         self.launchers = dict(launchers or {})
+        self.strict = strict
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -79,11 +86,27 @@ class Runner:
             with lease:
                 found = published(self.store, fingerprint, name=name, inputs=inputs)
                 if found is None:
+                    self._check_version(stage, inputs, name=name)
                     artifact = self._execute(stage, inputs, name=name, fingerprint=fingerprint, keep=lease.descriptor)
                     return StageRun(artifact, reused=False, seconds=time.monotonic() - started)
         self._register(stage, found)
         self._say(stage, f"already published: {found.name}@{found.version} {found.fingerprint[:12]}, reused")
         return StageRun(found, reused=True, seconds=time.monotonic() - started)
+
+    def _check_version(self, stage: Stage, inputs: Mapping[str, Artifact], *, name: str) -> None:
+        """Tells, or with `strict` refuses, another recipe under a version that has one."""
+        known = self.store.newest(name, version=stage.version)
+        if known is None or known[0]["version"] != stage.version:
+            return
+        recipe = recipe_of(stage, inputs)
+        changes = differences({**known[0], "inputs": {}}, {**recipe, "inputs": {}})
+        if not changes:
+            return
+        text = f"{name}@{stage.version} was made by another recipe: " + "; ".join(map(str, changes))
+        hint = "give this one a version of its own with --recipe_version"
+        if self.strict:
+            raise StageError(f"stage {stage.name}: {text}; {hint}, or leave out --strict")
+        self._say(stage, f"{text} ({hint})")
 
     def _execute(
         self, stage: Stage, inputs: Mapping[str, Artifact], *, name: str, fingerprint: str, keep: int
