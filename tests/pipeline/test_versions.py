@@ -31,4 +31,4 @@ def test_a_version_of_its_own_is_no_conflict(store, capsys):
     assert status == 0, said
     assert store.newest("toys/b", version="wide")[0]["spec"]["text"] == "other"
     assert store.newest("toys/a")[0]["version"] == "1"  # equal to what is there: reused
-    assert run(store, capsys, "--recipe_version", "a/b")[0] == 2
+    assert run(store, capsys, "--recipe_version", "a/b", "--gin.SLEEP=0.01")[0] == 2
