@@ -18,6 +18,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import build, pipelines
+from flows import finetune as recipes
 from flows.stages import run_stages
 from uio2.pipeline.console import Console
 from uio2.pipeline.execution import Execution
@@ -160,6 +161,28 @@ def digits(gin: Bindings = ()) -> Made:
         gin: gin bindings, one value each, for example STEPS=20.
     """
     return run_pipeline(pipelines.build("digits", bindings=gin))
+
+
+@flow(name="finetune", **_options)
+def finetune(
+    recipe: str, model: str = "", initial_checkpoint: str = "", tokenizer: str = "", datasets: dict[str, str] = {},  # noqa: B006
+    gin: Bindings = (),
+) -> Made:  # fmt: skip
+    """Training by a recipe, as `uio2 train` does it, checked before anything starts.
+
+    Args:
+        recipe: a file of configs/finetune or configs/pretrain, or your own.
+        model: a file of configs/models; empty where the checkpoint says what it is.
+        initial_checkpoint: model or artifact of the store, or a folder (ours, T5X, Hugging Face); empty to start anew.
+        tokenizer: a SentencePiece model; empty for the checkpoint's own, or one trained on the data.
+        datasets: TFDS folders by name, for example {"alpaca": "data/alpaca"}; the others are the newest of the store.
+        gin: gin bindings, one value each, for example STEPS=20.
+    """
+    names = {"INITIAL_CHECKPOINT": initial_checkpoint, "TOKENIZER": tokenizer}
+    given = [f"{name}={value!r}" for name, value in names.items() if value]
+    files = [file for file in (model, recipe) if file]
+    ready = recipes.prepared(files, [*given, *gin], store=Store(None).prepare(), given=datasets)
+    return run_pipeline(ready.pipeline)
 
 
 @flow(name="pipeline", **_options)

@@ -212,3 +212,54 @@ def build(found: Settings, *, datasets: Mapping[str, Path], tokenizer: Path | No
     if found.start is not None:
         inputs["initial"] = Source(str(found.start.source))
     return Pipeline(found.recipe.pipeline, (*stages, mixture, Stage("train", TRAIN, found.train, inputs)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """A recipe that was found able to run: what it says, its stages, and every value of it as a gin file."""
+
+    found: Settings
+    pipeline: Pipeline
+    text: str
+
+    @property
+    def model_dir(self) -> Path | None:
+        """Where the user wants the finished checkpoint besides."""
+        given = self.found.recipe.model_dir
+        return Path(given).expanduser() if given else None
+
+
+def prepared(
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    *,
+    store: Store,
+    given: Mapping[str, str],
+    devices: int | None = None,
+) -> Ready:
+    """Resolves a recipe and checks that it can work.
+
+    Args:
+      gin_files, bindings, store: as for `settings`.
+      given: folders of datasets by input name; the others are the newest of the store.
+      devices: over how many batches are split; None where that is not known yet.
+
+    Raises:
+      UsageError: all that is wrong, a line each.
+    """
+    from uio2.train import preflight
+    from uio2.train.model_dir import objection
+
+    found = settings(gin_files, bindings, store=store)
+    datasets = find_datasets(found, store=store, given=given)
+    tokenizer = found.tokenizer_path
+    flight = preflight.Flight(
+        register=found.register, train=found.train, datasets=datasets, start=found.start, tokenizer=tokenizer,
+        pieces=found.tokenizer.vocab_size, devices=devices,
+    )  # fmt: skip
+    text = found.text(trains_tokenizer=tokenizer is None)
+    problems = list(preflight.problems(flight))
+    if found.recipe.model_dir:
+        problems += filter(None, [objection(Path(found.recipe.model_dir).expanduser(), text)])
+    preflight.refuse(problems)
+    return Ready(found, build(found, datasets=datasets, tokenizer=tokenizer), text)

@@ -47,4 +47,5 @@ def test_schedules_fire_when_they_should() -> None:
         for item in DEPLOYMENTS
         for schedule in item.get("schedules", [])
     }
+    assert found["refexp-nightly/nightly"] == datetime.datetime(2027, 3, 4, 2, 30, tzinfo=datetime.UTC)
     assert found["digits/weekly"] == datetime.datetime(2027, 3, 7, 4, tzinfo=datetime.UTC)

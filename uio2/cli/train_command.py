@@ -12,10 +12,10 @@ from uio2.cli import launching
 from uio2.cli.options import add_command, add_stage_options, print_json, store_of
 from uio2.cli.run_commands import execute, run_word
 from uio2.cli.task_commands import given_datasets
-from uio2.pipeline.stage import Pipeline, UsageError
+from uio2.pipeline.stage import UsageError
 
 if TYPE_CHECKING:
-    from flows.finetune import Settings
+    from flows.finetune import Ready
     from uio2.pipeline.store import Store
 
 
@@ -67,20 +67,6 @@ def run_train(args: argparse.Namespace) -> int:
     return _run_recipe(args)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Ready:
-    """A recipe that was found able to run."""
-
-    found: Settings
-    pipeline: Pipeline
-    text: str
-
-    @property
-    def model_dir(self) -> Path | None:
-        given = self.found.recipe.model_dir
-        return Path(given).expanduser() if given else None
-
-
 def _run_recipe(args: argparse.Namespace) -> int:
     store = store_of(args)
     ready = prepare(args, store)
@@ -106,30 +92,17 @@ def _run_recipe(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare(args: argparse.Namespace, store: Store) -> _Ready:
+def prepare(args: argparse.Namespace, store: Store) -> Ready:
     """Resolves the recipe of a command line and checks that it can work; UsageError lists all that is wrong."""
-    from flows.finetune import build, find_datasets, settings
-    from uio2.train import preflight
+    from flows.finetune import prepared
 
     bindings = [*args.gin_bindings, *([f"TOKENIZER={args.tokenizer!r}"] if args.tokenizer else [])]
-    found = settings(args.gin_file, bindings, store=store)
-    datasets = find_datasets(found, store=store, given=given_datasets(args))
-    tokenizer = found.tokenizer_path
-    flight = preflight.Flight(
-        register=found.register, train=found.train, datasets=datasets, start=found.start, tokenizer=tokenizer,
-        pieces=found.tokenizer.vocab_size, devices=launching.devices(args, store),
-    )  # fmt: skip
-    text = found.text(trains_tokenizer=tokenizer is None)
-    problems = list(preflight.problems(flight))
-    if found.recipe.model_dir:
-        from uio2.train.model_dir import objection
-
-        problems += filter(None, [objection(Path(found.recipe.model_dir).expanduser(), text)])
-    preflight.refuse(problems)
-    return _Ready(found, build(found, datasets=datasets, tokenizer=tokenizer), text)
+    return prepared(
+        args.gin_file, bindings, store=store, given=given_datasets(args), devices=launching.devices(args, store)
+    )
 
 
-def _show_plan(args: argparse.Namespace, ready: _Ready, store: Store) -> int:
+def _show_plan(args: argparse.Namespace, ready: Ready, store: Store) -> int:
     from uio2.pipeline.plan import plan
 
     plans = plan(ready.pipeline, store=store.prepare())
@@ -145,7 +118,7 @@ def _show_plan(args: argparse.Namespace, ready: _Ready, store: Store) -> int:
     return 0
 
 
-def _deliver(ready: _Ready, done: dict[str, Any], store: Store) -> Path:
+def _deliver(ready: Ready, done: dict[str, Any], store: Store) -> Path:
     from uio2.pipeline.sources import source_artifact
     from uio2.pipeline.stage import Source
     from uio2.tasks.pieces import tokenizer_file
