@@ -23,9 +23,9 @@ _MODULES = {TPU: "libtpu", GPU: "jax_plugins/xla_cuda12"}
 EVERY_S = 5.0
 
 
-def folder() -> Path:
-    """Where `make hardware` installs the compilers."""
-    return Path(os.environ.get(FOLDER) or PACKAGE_ROOT / ".uv" / "hardware")
+def folder(topology: Topology) -> Path:
+    """Where `make hardware` installs the compiler for these chips; one each, so that no process sees the others."""
+    return Path(os.environ.get(FOLDER) or PACKAGE_ROOT / ".uv" / "hardware") / topology.chip.platform
 
 
 def has_compiler(topology: Topology) -> bool:
@@ -33,7 +33,7 @@ def has_compiler(topology: Topology) -> bool:
     if topology.chip.platform == CPU:
         return True
     module = _MODULES[topology.chip.platform]
-    return (folder() / module).is_dir() or importlib.util.find_spec(module.partition("/")[0]) is not None
+    return (folder(topology) / module).is_dir() or importlib.util.find_spec(module.partition("/")[0]) is not None
 
 
 def ask(question: Question, *, limit_s: float, on_wait: Callable[[float], None]) -> Answer:
@@ -90,7 +90,7 @@ def _environment(topology: Topology) -> dict[str, str]:
     if topology.chip.platform == CPU:
         return base | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
                                     f"--xla_force_host_platform_device_count={topology.devices}"}  # fmt: skip
-    base["PYTHONPATH"] = os.pathsep.join([base["PYTHONPATH"], str(folder())])
+    base["PYTHONPATH"] = os.pathsep.join([base["PYTHONPATH"], str(folder(topology))])
     if topology.chip.platform == TPU:
         # No questions to a metadata server; another process may hold libtpu at the same time.
         base |= {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}

@@ -33,7 +33,7 @@ def devices(topology: Topology) -> list[Any]:
     chip = topology.chip
     if chip.platform == TPU:
         options = {"chip_config_name": "megacore"} if chip.name in ("v4", "v5p") else {}
-        return list(topologies.get_topology_desc(topology.shape, platform=TPU, **options).devices)
+        return list(topologies.get_topology_desc(topology.text, platform=TPU, **options).devices)
     if chip.platform == GPU:
         target = _HOPPER.format(
             bandwidth=int(chip.bandwidth), memory=int(chip.memory * GIB), name=f"{chip.name.upper()}"

@@ -60,7 +60,6 @@ class Answer:
       flops: of a step, the model's.
       mesh: sizes of its axes that are not 1.
       compiled: bytes on one device by the compiler (`total`, `temporary`), None where nothing was compiled.
-      too_much: bytes by which the compiler says it does not fit; None where it did not say.
       compile_s: seconds of tracing, lowering and compiling.
     """
 
@@ -74,5 +73,4 @@ class Answer:
     flops: int
     mesh: Mapping[str, int]
     compiled: Mapping[str, int] | None = None
-    too_much: int | None = None
     compile_s: float = 0.0

@@ -31,8 +31,10 @@ from uio2.train.program import Program, start_of
 from uio2.train.sharding import by_rows
 from uio2.train.specs import TrainSpec
 
-_TOO_MUCH = re.compile(r"Exceeded hbm capacity by ([\d.]+)([KMGT]?)", re.IGNORECASE)
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", re.IGNORECASE)
+# libtpu: "... the total memory required for HLO temporaries (55.50G) exceeds available HBM (15.75G)", or what is used
+# with arguments, "Used 20.1G of 15.75G hbm".
+_TEMPORARY = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds")
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -60,9 +62,8 @@ def answer(question: Question) -> Answer:
     )
     if not question.compiles:
         return found
-    sizes, too_much = _compile(loop, update, state, batch)
-    seconds = round(time.monotonic() - began, 1)
-    return dataclasses.replace(found, compiled=sizes, too_much=too_much, compile_s=seconds)
+    sizes = _compile(loop, update, state, batch)
+    return dataclasses.replace(found, compiled=sizes, compile_s=round(time.monotonic() - began, 1))
 
 
 def _mesh(question: Question) -> Any:
@@ -139,7 +140,7 @@ def _flops(question: Question, mesh: Any, batch: Mapping[str, np.ndarray]) -> in
 
 
 def _activations(loop: Loop, start: Start, batch: Mapping[str, np.ndarray]) -> int:
-    """Bytes of what a microbatch's forward pass leaves for the backward pass, without what is shaped like a parameter."""
+    """Bytes that a microbatch leaves from forward to backward pass, without what is shaped like a parameter."""
     static = loop.static(batch) if loop.static else None
     trained, rebuild = _trained(loop, start.shapes)
     known = {leaf.shape for leaf in jax.tree.leaves(start.shapes)}
@@ -158,33 +159,29 @@ def _shapes(batch: Mapping[str, np.ndarray], **more: Any) -> dict[str, Any]:
     return {key: jax.ShapeDtypeStruct(value.shape, value.dtype, **more) for key, value in batch.items()}
 
 
-def _compile(
-    loop: Loop, update: Any, state: Any, batch: Mapping[str, np.ndarray]
-) -> tuple[dict[str, int] | None, int | None]:
-    """(bytes of one device, bytes too much); one of them is None."""
+def _compile(loop: Loop, update: Any, state: Any, batch: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Bytes of one device, whether they are there or not."""
     static = loop.static(batch) if loop.static else None
+    given = _shapes(batch, sharding=by_rows(loop.mesh))
     try:
-        program = update.lower(state, _shapes(batch, sharding=by_rows(loop.mesh)), static).compile()
+        program = update.lower(state, given, static).compile()
     except jax.errors.JaxRuntimeError as error:
-        sizes, too_much = _read(str(error))
-        if too_much is None:
-            raise
-        return sizes, too_much
+        return _read(str(error), arguments=_bytes((state, given)))
     found = program.memory_analysis()
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
-    total = found.argument_size_in_bytes + found.temp_size_in_bytes + outputs
-    return {"total": total, "temporary": found.temp_size_in_bytes + outputs}, None
+    temporary = found.temp_size_in_bytes + outputs
+    return {"total": found.argument_size_in_bytes + temporary, "temporary": temporary}
 
 
-def _read(message: str) -> tuple[dict[str, int] | None, int | None]:
-    """What a compiler that ran out of memory says."""
-    if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower():
-        return None, None
-    used, over = _USED.search(message), _TOO_MUCH.search(message)
-    total = {"total": _size(used[1], used[2])} if used else None
-    if over:
-        return total, _size(over[1], over[2])
-    return total, (_size(used[1], used[2]) - _size(used[3], used[4]) if used else None)
+def _read(message: str, *, arguments: int) -> dict[str, int]:
+    """What a compiler says that ran out of the device's memory."""
+    if found := _TEMPORARY.search(message):
+        temporary = _size(found[1], found[2])
+        return {"total": arguments + temporary, "temporary": temporary}
+    if found := _USED.search(message):
+        total = _size(found[1], found[2])
+        return {"total": total, "temporary": max(total - arguments, 0)}
+    raise StageError(f"the compiler gave up: {message[:600]}")
 
 
 def _size(number: str, unit: str) -> int:
