@@ -25,6 +25,7 @@ from uio2.train.alarms import Describe
 from uio2.train.execution import Execution
 from uio2.train.loop import HISTORY, Batches, history_text, train
 from uio2.train.processes import Crew, crew
+from uio2.train.program import Program, start_of
 from uio2.train.sharding import Share, open_mesh, whole
 from uio2.train.specs import TrainSpec
 
@@ -107,7 +108,6 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
     mesh = open_mesh(execution, batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
     source = _source(spec, mixture, config, Share.of(mesh))
     module, start = start_of(spec, config, inputs=inputs, plan=plan, mesh=mesh)
-
     program = Program(spec, config, module)
 
     def write(path: Path, values: Any) -> None:

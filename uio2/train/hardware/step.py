@@ -51,7 +51,8 @@ def answer(question: Question) -> Answer:
     loop, start = _loop(spec, question, mesh)
     update, state, _ = prepare(loop, start, batch)
     found = Answer(
-        **_numbers(loop, start),
+        parameters=_count(start.shapes),
+        trained=_count(_trained(loop, start.shapes)[0]),
         parameter_bytes=_bytes(state["params"]),
         optimizer_bytes=_bytes(state["optimizer"]),
         other_bytes=_bytes({key: value for key, value in state.items() if key not in ("params", "optimizer")}),
@@ -97,11 +98,8 @@ def _loop(spec: TrainSpec, question: Question, mesh: Any) -> tuple[Loop, Start]:
     return Program(spec, config, module).loop(batches=no_data, mesh=mesh, plan=question.plan), start
 
 
-def _numbers(loop: Loop, start: Start) -> dict[str, int]:
-    leaves = jax.tree.leaves(start.shapes)
-    mask = loop.trainable.mask(start.shapes)
-    trained = sum(math.prod(leaf.shape) for leaf, mine in zip(leaves, mask, strict=True) if mine)
-    return {"parameters": sum(math.prod(leaf.shape) for leaf in leaves), "trained": trained}
+def _count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _bytes(tree: Any) -> int:
