@@ -16,7 +16,11 @@ UV_VERSION := 0.13.9
 # A file's tests share a worker, and so fixtures and compiled programs; files in the order of tests/conftest.py.
 PYTEST := $(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test check slow lock goldens up down clean
+# Compilers of TPUs and GPUs for `uio2 plan-hardware`, in folders that only its compiling process sees: in .venv they
+# would make every process look for those devices. Their versions are those of jax in requirements.lock.
+HARDWARE ?= tpu cuda
+
+.PHONY: hardware help setup demo test check slow lock goldens up down clean
 
 help:
 	@echo "make demo     set up and run the main job on the embedded digits"
@@ -24,6 +28,7 @@ help:
 	@echo "make check    lint, format, types, layers"
 	@echo "make slow     the slow tests alone, kill -9 over the whole flow among them"
 	@echo "make up/down  the local Prefect and MLflow pages"
+	@echo "make hardware compilers of TPUs and GPUs for uio2 plan-hardware, 400 MB (HARDWARE=tpu: 200)"
 	@echo "make goldens  write the golden texts again"
 	@echo "make lock     resolve requirements.lock again"
 	@echo "make clean    remove .venv and .uv (results in .uio2 stay)"
@@ -43,6 +48,10 @@ $(UV):
 
 demo: setup
 	$(RUN)/uio2 run digits
+
+hardware: setup
+	for name in $(HARDWARE); do rm -rf .uv/hardware/$$name; $(UV) pip install --quiet --python .venv/bin/python \
+		--target .uv/hardware/$$name --no-deps --require-hashes -r requirements.$$name.lock || exit 1; done
 
 check: setup
 	$(RUN)/ruff check .

@@ -18,6 +18,7 @@ from uio2.cli import (
     compare_command,
     doctor,
     export_command,
+    hardware_command,
     inspect_commands,
     run_commands,
     service_commands,
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     run_commands.add(commands)
     train_command.add(commands)
+    hardware_command.add(commands)
     export_command.add(commands)
     build_command.add(commands)
     inspect_commands.add(commands)

@@ -123,4 +123,4 @@ def _model_features(recipe: RegisterSpec) -> dict[str, Feature]:
 
 
 def _seqio_spec(feature: Feature) -> seqio.FeatureConverter.FeatureSpec:
-    return seqio.FeatureConverter.FeatureSpec(dtype=feature.dtype, rank=len(feature.shape))
+    return seqio.FeatureConverter.FeatureSpec(dtype=tf.as_dtype(feature.dtype), rank=len(feature.shape))

@@ -129,7 +129,7 @@ def _output_features(mixture: Mixture) -> dict[str, seqio.Feature]:
         key: seqio.Feature(
             mixture.vocabulary if key.endswith("/tokens") else plain,
             add_eos=False,
-            dtype=feature.dtype,
+            dtype=tf.as_dtype(feature.dtype),
             rank=len(feature.shape),
         )
         for key, feature in task_features(mixture.recipe).items()

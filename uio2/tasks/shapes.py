@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import tensorflow as tf
-
 from uio2.tasks.audio import SPECTROGRAM
 from uio2.tasks.specs import RegisterSpec
 
@@ -16,10 +14,10 @@ CODE_MASKS = ("mask", "loss_mask", "task_mask")
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """Shape of one example and dtype."""
+    """Shape of one example and the name of its dtype."""
 
     shape: tuple[int, ...]
-    dtype: tf.DType = tf.int32
+    dtype: str = "int32"
 
 
 def patches(size: tuple[int, int], patch: int) -> int:
@@ -53,10 +51,10 @@ def media_features(recipe: RegisterSpec) -> dict[str, Feature]:
     found: dict[str, Feature] = {}
     for kind, (shape, values) in inputs.items():
         if kind in recipe.input_modalities:
-            found[f"inputs/{kind}/input"] = Feature((*shape, values), tf.float32)
+            found[f"inputs/{kind}/input"] = Feature((*shape, values), "float32")
             found |= {f"inputs/{kind}/{key}": Feature(shape) for key in ("mask", "pos_ids")}
     for kind, (shape, codes) in targets.items():
         if kind in recipe.target_modalities:
-            found[f"targets/{kind}/{kind}"] = Feature(shape, tf.float32)
+            found[f"targets/{kind}/{kind}"] = Feature(shape, "float32")
             found |= {f"targets/{kind}/{key}": Feature((codes,)) for key in CODE_MASKS}
     return found

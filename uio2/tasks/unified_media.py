@@ -86,7 +86,7 @@ def unify_media(batch: Mapping[str, tf.Tensor], *, rows: tf.Tensor, recipe: Regi
 
 
 def _zeros(rows: tf.Tensor, feature: Feature) -> tf.Tensor:
-    return tf.zeros([rows, *feature.shape], feature.dtype)
+    return tf.zeros([rows, *feature.shape], tf.as_dtype(feature.dtype))
 
 
 def _patches(items: Items, kind: Kind) -> tuple[tf.Tensor, tf.Tensor]:

@@ -152,7 +152,7 @@ def train(
     ):
         first = crew.agree("start", {"step": checkpoints.latest, "steps": loop.steps}, merge=_same)["step"]
         with contextlib.closing(Stream(loop, crew, first=first, stop=stop, checkpoints=checkpoints)) as stream:
-            update, shapes, zeros = _prepare(loop, (start := Start.of(params)), stream.head())
+            update, shapes, zeros = prepare(loop, (start := Start.of(params)), stream.head())
             state = checkpoints.restore(first, shapes) if first else _begin(loop, start, shapes, zeros)
             with Log(loop, context, leads=crew.leads, first=first) as log:
                 watch = Watch(loop.alarms, describe=loop.describe, folder=context.work, leads=crew.leads)
@@ -189,7 +189,7 @@ def _same(said: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return said[0]
 
 
-def _prepare(loop: Loop, start: Start, head: Batch) -> tuple[Callable[..., Any], dict[str, Any], dict[str, np.ndarray]]:
+def prepare(loop: Loop, start: Start, head: Batch) -> tuple[Callable[..., Any], dict[str, Any], dict[str, np.ndarray]]:
     """(step, shapes of the state with their places, zero sums)."""
     update, zeros = make_update(loop, start.shapes, head)
     shapes = jax.eval_shape(functools.partial(initial_state, loop, sums=zeros), start.shapes)
