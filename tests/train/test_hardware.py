@@ -66,7 +66,7 @@ def test_a_step_that_is_too_large_comes_with_a_change_that_fits(tmp_path, capsys
     status = main([
         "plan-hardware", "--gin_file=configs/finetune/refexp.gin", "--gin_file=configs/models/digits.gin",
         "--topology=cpu:2", "--json", "--price=2", "--gin.TEXT_INPUTS=20", "--gin.TEXT_TARGETS=20",
-        f"--gin.BATCH_SIZE={2**15}",
+        f"--gin.BATCH_SIZE={2**14}",
     ])  # fmt: skip
     told = json.loads(capsys.readouterr().out)
     change = told["change_that_fits"]
