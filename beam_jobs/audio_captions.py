@@ -103,7 +103,7 @@ def job_of(spec: AudioCaptionsSpec, roots: Mapping[str, AnyPlace]) -> AudioCapti
     """The job of a recipe on the files of `roots`."""
     audio = sources.required(roots, "audio", wanted_by="build-audio")
     return AudioCaptionsJob(
-        files=_tables(roots.get("annotations", audio)),
+        files=_tables(audio, roots.get("annotations")),
         audio=str(audio),
         bases=(*(str(audio / name) for name in sources.subfolders(audio)), str(audio)),
         suffixes=suffixes_in(audio),
@@ -117,26 +117,32 @@ def run(spec: AudioCaptionsSpec, context: StageContext) -> Mapping[str, Any]:
     return build_as(spec, job, description=DESCRIPTION, context=context)
 
 
-def _tables(root: AnyPlace) -> tuple[TableFile, ...]:
+def _tables(audio: AnyPlace, annotations: AnyPlace | None) -> tuple[TableFile, ...]:
     """The tables directly in a folder, or the one file; Clotho's are told by their names, AudioCaps' by their columns.
+
+    They lie among the clips, or apart: a raw artifact may have a folder `annotations` that is about its images.
 
     Raises:
       StageError: there is none, or one that is named as Clotho's has other columns.
     """
-    found = []
+    for root in filter(None, (annotations, audio)):
+        if found := tuple(_tables_of(root)):
+            return found
+    where = " or ".join(str(root) for root in (audio, annotations) if root)
+    raise StageError(f"audio = {where}: no table of captions; expected {EXPECTED}")
+
+
+def _tables_of(root: AnyPlace) -> Iterator[TableFile]:
     listed = (path for path in sources.walk(root) if path.parent == root and path.suffix == ".csv")
     for path in [root] if root.is_file() else listed:
         columns = [c.strip() for c in next(tables.lines(str(path)), "").split(",")]
         split = next((SPLITS[word] for word in re.findall("[a-z]+", path.stem.lower()) if word in SPLITS), "train")
         if {"youtube_id", "start_time", "caption"} <= set(columns):
-            found.append(TableFile(str(path), path.name, split, AUDIOCAPS))
+            yield TableFile(str(path), path.name, split, AUDIOCAPS)
         elif _clotho_folder(str(path)):
             if "file_name" not in columns or not any(c.startswith("caption") for c in columns):
                 raise StageError(f"{path}: columns {columns}; expected file_name, caption_1, caption_2, ...")
-            found.append(TableFile(str(path), path.name, split, CLOTHO))
-    if not found:
-        raise StageError(f"audio = {root}: no table of captions; expected {EXPECTED}")
-    return tuple(found)
+            yield TableFile(str(path), path.name, split, CLOTHO)
 
 
 def _clotho_folder(path: str) -> str:

@@ -85,7 +85,8 @@ def test_a_file_as_store(refused, tmp_path):
     ("binding", "words"),
     [
         ("STEPZ=3", "did you mean 'STEPS'"),
-        ("train.TrainSpec.step=3", "did you mean 'steps'"),
+        ("train.TrainSpec.stps=3", "did you mean 'steps'"),
+        ("train.TrainSpec.step=3", "TrainSpec.step is 3; expected a StepSpec"),
         ("train.TrainSpek.steps=3", "TrainSpec"),
         ("data.CocoSpec.num_shards='many'", "data.CocoSpec.num_shards = 'many' is str, expected int"),
         ("train.TrainSpec.batch_size=0", "TrainSpec.batch_size is 0; expected 1 or more"),

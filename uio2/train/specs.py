@@ -304,6 +304,9 @@ class TrainSpec:
     def __post_init__(self) -> None:
         if isinstance(self.packing, str):
             object.__setattr__(self, "packing", PackingSpec(strategy=self.packing))
+        for part, kind in {"step": StepSpec, "saving": SavingSpec, "alarms": AlarmSpec}.items():
+            if not isinstance(getattr(self, part), kind):
+                raise StageError(f"TrainSpec.{part} is {getattr(self, part)!r}; expected a {kind.__name__}")
         object.__setattr__(self, "model", chosen(self.model))
         object.__setattr__(self, "model_config", _model_fields(self.model, self.model_overrides))
         check_counts(self, "steps", "batch_size", "checkpoint_every", "log_every")

@@ -35,6 +35,9 @@ _TRIED_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _URL_QUERY = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>)]*")
 
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A file of a listing.
@@ -52,8 +55,8 @@ class Entry:
 
 
 def is_remote(text: str) -> bool:
-    """Whether a source is named by a URL."""
-    return "://" in text
+    """Whether a source is named by a URL; a local path may hold one further on."""
+    return _URL.match(text) is not None
 
 
 def scheme_of(url: str) -> str:
