@@ -125,7 +125,7 @@ def _tables(audio: AnyPlace, annotations: AnyPlace | None) -> tuple[TableFile, .
     Raises:
       StageError: there is none, or one that is named as Clotho's has other columns.
     """
-    for root in filter(None, (annotations, audio)):
+    for root in (audio,) if annotations is None else (annotations, audio):
         if found := tuple(_tables_of(root)):
             return found
     where = " or ".join(str(root) for root in (audio, annotations) if root)

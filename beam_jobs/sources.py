@@ -129,13 +129,15 @@ def read_range(path: str, *, offset: int, size: int) -> bytes:
 
 
 def is_file(path: str) -> bool:
-    """Whether a file is there."""
-    return place(path).is_file()
+    """Whether a file is there; no name is too long to ask."""
+    there = place(path)
+    return there.is_file() if isinstance(there, Place) else os.path.isfile(path)
 
 
 def is_dir(path: str) -> bool:
-    """Whether a folder is there."""
-    return place(path).is_dir()
+    """Whether a folder is there; no name is too long to ask."""
+    there = place(path)
+    return there.is_dir() if isinstance(there, Place) else os.path.isdir(path)
 
 
 @contextlib.contextmanager
