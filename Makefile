@@ -14,7 +14,7 @@ UV := .uv/bin/uv
 RUN := .venv/bin
 UV_VERSION := 0.13.9
 # A file's tests share a worker, and so fixtures and compiled programs; files in the order of tests/conftest.py.
-PYTEST := $(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Compilers of TPUs and GPUs for `uio2 plan-hardware`, in folders that only its compiling process sees: in .venv they
 # would make every process look for those devices. Their versions are those of jax in requirements.lock.
@@ -26,7 +26,8 @@ help:
 	@echo "make demo     set up and run the main job on the embedded digits"
 	@echo "make test     set up, check and run the whole test suite"
 	@echo "make check    lint, format, types, layers"
-	@echo "make slow     the slow tests alone, kill -9 over the whole flow among them"
+	@echo "make slow     the slow tests alone"
+	@echo "make long     what does not fit into make test: kill -9 over the whole flow, every task on real data, ..."
 	@echo "make up/down  the local Prefect and MLflow pages"
 	@echo "make hardware compilers of TPUs and GPUs for uio2 plan-hardware, 400 MB (HARDWARE=tpu: 200)"
 	@echo "make goldens  write the golden texts again"
@@ -60,11 +61,14 @@ check: setup
 	$(RUN)/mypy
 
 test: check
-	$(PYTEST) -m "not slow"
-	$(PYTEST) -m slow
+	$(PYTEST) -m "not slow and not long"
+	$(PYTEST) -m "slow and not long"
 
 slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not long"
+
+long: setup
+	$(PYTEST) -m long
 
 lock: $(UV)
 	$(UV) pip compile pyproject.toml --quiet --extra pipeline --extra cloud --extra dev --python-version 3.12 --universal \

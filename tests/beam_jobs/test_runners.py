@@ -142,7 +142,7 @@ def _await(port: int) -> None:
     raise AssertionError(f"nothing answers on port {port}")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["coco", "table", "clips"])
 def test_same_bytes_in_worker_processes(cases, name: str, bytecode: None, tmp_path: Path, monkeypatch):
     case = cases[name]
@@ -150,7 +150,7 @@ def test_same_bytes_in_worker_processes(cases, name: str, bytecode: None, tmp_pa
     assert run_stage(case.type, case.spec, tmp_path, raw=case.raw).shards() == case.built.shards()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["coco", "table", "clips"])
 def test_same_bytes_on_the_portable_job_service(cases, name: str, job_service: str, tmp_path: Path, monkeypatch):
     case = cases[name]

@@ -18,7 +18,7 @@ from tests.flows.commands import DIGITS, STAGES, Child, Commands, Done, child_of
 from tests.pipeline.conftest import published
 from uio2.pipeline.store import Store
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 SEED = 2
 RUNNER, STAGE = "runner", "stage"

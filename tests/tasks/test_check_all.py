@@ -33,7 +33,7 @@ def _build(name: str, folder: Path) -> str:
     return str(built.out / built.stats["tfds_dir"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @needs_shared
 def test_every_task_has_usable_examples_of_a_built_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     datasets = {name: f"--dataset={name}={_build(name, tmp_path / name)}" for name in DATASETS}

@@ -59,7 +59,7 @@ def test_what_cannot_be_meant_is_refused(question):
         answer(dataclasses.replace(question, mesh={"fsdp": 4}))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_that_is_too_large_comes_with_a_change_that_fits(tmp_path, capsys, monkeypatch):
     """Compiled for two devices by XLA itself; nothing of that size is ever allocated."""
     monkeypatch.setenv("UIO2_HOME", str(tmp_path))

@@ -25,6 +25,7 @@ from uio2.train.specs import OptimizerSpec, TrainSpec
 PACKING = PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows=16)
 
 
+@pytest.mark.long
 def test_training_on_packed_rows_learns_and_drops_nothing(mixture_inputs, tmp_path):
     spec = TrainSpec(
         model_overrides=SMALL, steps=24, batch_size=4, log_every=6, checkpoint_every=24, packing=PACKING,

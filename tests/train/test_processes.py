@@ -98,6 +98,7 @@ def test_a_run_with_all_that_happens_to_it_ends_as_an_undisturbed_one(tmp_path):
     assert len(outcome(folder)[1]) == STEPS // 4
 
 
+@pytest.mark.long
 def test_the_stage_on_a_real_mixture_is_killed_and_goes_on_with_another_count(mixture_inputs, tmp_path):
     inputs = json.dumps({name: dataclasses.asdict(artifact) for name, artifact in mixture_inputs.items()})
     folders = [tmp_path / name for name in ("calm", "killed")]
