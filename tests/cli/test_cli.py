@@ -77,6 +77,12 @@ def test_every_command_has_examples(command, uio2):
     assert f"uio2 {command}" in done.stdout.split("examples:")[1]
 
 
+def test_a_source_given_twice_is_refused(uio2):
+    done = uio2("plan", "coco", "--images", "a", "--images", "b", "--annotations", "c")
+    assert done.returncode == 2
+    assert "--images is given twice, a and b" in done.stderr
+
+
 def test_run_show_plan_lineage(uio2):
     first = uio2("run", TOYS, "--no-prefect")
     assert first.returncode == 0, first.stderr

@@ -109,7 +109,12 @@ def test_a_telephone_key_shows_its_two_tones():
     np.testing.assert_allclose(two, dtmf.FREQUENCIES["5"], rtol=0.03)
 
 
-@pytest.mark.parametrize("data", [b"", b"RIFF", b"ID3 no wave", wav(tone(16_000))[:30]])
+def a_chunk_longer_than_its_file() -> bytes:
+    clip = wav(tone(16_000))
+    return clip[:12] + b"LIST" + (10**9).to_bytes(4, "little") + clip[12:]
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"ID3 no wave", wav(tone(16_000))[:30], a_chunk_longer_than_its_file()])
 def test_bytes_that_are_no_clip_are_named(data):
     with pytest.raises(WavError, match="not a WAV file"):
         read_wav(data)

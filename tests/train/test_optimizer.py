@@ -129,6 +129,17 @@ def test_stacked_layers_have_moments_clipping_and_scale_of_their_own():
             np.testing.assert_allclose(together[f"blocks/layers/{key}"][i], alone[f"{i}/{key}"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_scales_and_biases_do_not_decay_stacked_or_alone(name):
+    kernels = {"blocks/layers/wi/kernel": (2, 3, 3), "projection/kernel": (3, 3)}
+    vectors = {"blocks/layers/norm/scale": (2, 3), "blocks/layers/fc/bias": (2, 3), "norm/scale": (3,)}
+    params = {key: jnp.ones(shape) for key, shape in (kernels | vectors).items()}
+    rule = make_optimizer(OptimizerSpec(name=name, schedule="constant", weight_decay=0.1, clip_norm=None), steps=1)
+    updates, _ = rule.update(jax.tree.map(jnp.zeros_like, params), rule.init(params), params)
+    assert all((updates[key] < 0).all() for key in kernels)
+    assert all((updates[key] == 0).all() for key in vectors)
+
+
 def test_an_entry_whose_gradient_is_nan_keeps_its_value_and_moments():
     params = {"norm/scale": jnp.ones(4)}
     rule = make_optimizer(

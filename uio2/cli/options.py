@@ -37,6 +37,15 @@ def add_command(
     return parser
 
 
+class _Once(argparse.Action):
+    """Refuses an option given twice, where the second would silently take the place of the first."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if (given := getattr(namespace, self.dest)) is not None:
+            parser.error(f"{option_string} is given twice, {given} and {values}; expected one place")
+        setattr(namespace, self.dest, values)
+
+
 def add_pipeline_options(parser: argparse.ArgumentParser, *, sources: Sequence[str] = SOURCES) -> None:
     """gin options and the folders a pipeline may read."""
     gin = parser.add_argument_group("configuration")
@@ -46,7 +55,7 @@ def add_pipeline_options(parser: argparse.ArgumentParser, *, sources: Sequence[s
     gin.add_argument("--strict", action="store_true", help="refuse another recipe under a version that has one")
     folders = parser.add_argument_group("source folders")
     for key in sources:
-        folders.add_argument(f"--{key}", metavar="DIR")
+        folders.add_argument(f"--{key}", metavar="DIR", action=_Once)
     folders.add_argument("--source", action="append", default=[], metavar="NAME=DIR", help="of a pipeline of your own")
 
 

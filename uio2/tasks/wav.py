@@ -30,7 +30,7 @@ def read_wav(data: bytes) -> np.ndarray:
         with wave.open(io.BytesIO(data)) as file:
             rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
             raw = file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
+    except (wave.Error, EOFError, RuntimeError) as error:  # RuntimeError: a chunk that says it is longer than the file
         raise WavError(f"not a WAV file of PCM samples ({error}); it starts with {data[:12]!r}") from error
     if rate < 1 or width not in _FULL_SCALE:
         raise WavError(f"a WAV file at {rate} Hz with {width} bytes per sample; expected 1 Hz or more and 1 to 4 bytes")

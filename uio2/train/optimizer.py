@@ -81,7 +81,7 @@ def _rule(spec: OptimizerSpec, steps: int) -> optax.GradientTransformation:
 
 def _optax_rule(spec: OptimizerSpec, rate: optax.Schedule, steps: int) -> optax.GradientTransformation:
     if spec.name == "adamw":
-        return optax.adamw(rate, b1=spec.b1, b2=spec.b2, weight_decay=spec.decay, mask=_is_matrix)
+        return optax.adamw(rate, b1=spec.b1, b2=spec.b2, weight_decay=spec.decay, mask=_is_layer_matrix)
     if spec.name == "lion":
         return optax.lion(rate, b1=spec.b1, b2=spec.b2, weight_decay=spec.decay, mask=_is_layer_matrix)
     return muon(
@@ -108,11 +108,6 @@ def _scale_by_name(factor: Callable[[str], float]) -> optax.GradientTransformati
             lambda path, update: update * factor(parameter_name(path)), updates
         )
     )
-
-
-def _is_matrix(params: Any) -> Any:
-    """Stacked vectors count as matrices here: the published figures of `digits` come from a tower trained so."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def _is_layer_matrix(params: Any) -> Any:

@@ -341,7 +341,7 @@ VISION_TOWER = StageType(
     kind="checkpoint",
     spec=VisionTowerSpec,
     run="uio2.train.vision_tower:run",
-    code_version="3",  # 3: operative_config.gin beside the tower
+    code_version="4",  # 3: operative_config.gin beside the tower; 4: adamw leaves stacked scales and biases alone
     volatile=_VOLATILE,
 )
 TRAIN = StageType(
@@ -349,7 +349,8 @@ TRAIN = StageType(
     kind="checkpoint",
     spec=TrainSpec,
     run="uio2.train.train_stage:run",
-    # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels; 4: operative_config.gin is written
-    code_version="4",
+    # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels; 4: operative_config.gin is written;
+    # 5: adamw leaves stacked scales and biases alone
+    code_version="5",
     volatile=_VOLATILE,
 )
