@@ -1,13 +1,13 @@
-"""Image captioning: any of an image's captions in training; all of them count in evaluation."""
+"""Image captioning."""
 
 from __future__ import annotations
 
+from uio2.tasks.caption_family import CaptionTask
 from uio2.tasks.lazy import tf
-from uio2.tasks.specs import RegisterSpec
-from uio2.tasks.task import Record, Setting, Task, Texts, clean
+from uio2.tasks.task import Record, clean
 
 
-class Captioning(Task):
+class Captioning(CaptionTask):
     """One example per image; images without captions are passed over."""
 
     name = "image_caption_coco_2017"
@@ -15,24 +15,9 @@ class Captioning(Task):
     dataset = "coco"
     prompts = "image_captioning"
     fields = ("captions/text",)
-    score = "caption"
 
     def captions(self, record: Record) -> tf.Tensor:
-        """string [n]."""
         return clean(record["captions"]["text"])
-
-    def items(self, record: Record) -> tf.Tensor:
-        return tf.cast(tf.where(tf.strings.length(self.captions(record)) > 0)[:, 0], tf.int32)
-
-    def eval_items(self, record: Record, recipe: RegisterSpec) -> tf.Tensor:
-        del recipe
-        return self.items(record)[:1]
-
-    def texts(self, record: Record, item: tf.Tensor, *, box_text: tf.Tensor | None, draws: tf.Tensor,
-              setting: Setting) -> Texts:  # fmt: skip
-        captions = self.captions(record)
-        everything = tf.gather(captions, self.items(record))
-        return Texts({}, captions[item], everything, tf.constant(0, tf.int64))
 
 
 class ImageTextCaptioning(Captioning):
