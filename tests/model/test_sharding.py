@@ -57,7 +57,8 @@ for plan, sizes in (("data", (1, 1, 1)), ("data", (8, 1, 1)), ("fsdp", (1, 8, 1)
     mesh = sharding.make_mesh(**dict(zip(sharding.MESH_AXES, sizes)))
     graph, state = nnx.split(sharding.place(model, plan=plan, mesh=mesh))
     step = jax.jit(jax.value_and_grad(lambda s, b: multimodal_loss(nnx.merge(graph, s)(b))[0]))
-    value, gradients = step(state, sharding.place_batch(batch, mesh=mesh))
+    with sharding.rows_split(mesh):
+        value, gradients = step(state, sharding.place_batch(batch, mesh=mesh))
     leaves = jax.tree.leaves(gradients)
     norm = float(np.sqrt(sum(float((leaf**2).sum()) for leaf in leaves)))
     table = nnx.merge(graph, state).text_embedder.embedding[...]

@@ -9,13 +9,16 @@ and what has one axis (norms, biases) is whole on every device.
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from uio2.model.parts import ConfigError
 
@@ -144,3 +147,30 @@ def place_batch(batch: Mapping[str, jax.typing.ArrayLike], *, mesh: Mesh) -> dic
     """A batch with its rows split over `BATCH_AXES`."""
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     return {key: jax.device_put(value, rows) for key, value in batch.items()}
+
+
+@contextlib.contextmanager
+def rows_split(mesh: Mesh | AbstractMesh) -> Iterator[None]:
+    """What is traced inside knows the mesh whose `BATCH_AXES` split the rows of its batches; see `pin_rows`."""
+    if mesh.size == 1:
+        yield
+        return
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        yield
+
+
+def pin_rows(activations: Any) -> Any:
+    """Activations (a tree of arrays, rows first) split by rows alone, inside `rows_split`; elsewhere as they are.
+
+    Parameters that are split over the axes that split the rows leave the compiler a choice: bring the parameters
+    together or spread features and bring the rows together. It took the second for `large` under `fsdp` on 32 chips:
+    55.5 GiB of temporaries on each, where 11.1 do with whole parameters.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+
+    def pin(leaf: jax.Array) -> jax.Array:
+        return leaf if leaf.shape[0] % parts else jax.lax.with_sharding_constraint(leaf, PartitionSpec(axes))
+
+    return activations if parts == 1 else jax.tree.map(pin, activations)

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from uio2.model.sharding import pin_rows
+
 # By name: what the backward pass may keep of a layer; None keeps everything (no recomputation). `dots` keeps the
 # projections and not attention's logits, which are the largest arrays of a layer: they are products with batch axes.
 _KEEP: dict[str, Any] = {
@@ -42,7 +44,7 @@ class Stack[Layer: nnx.Module](nnx.Module):
         self.remat = remat
 
     def scan(self, apply: Callable[[Any, Any], Any], carry: Any, *, collect: bool = False) -> tuple[Any, Any]:
-        """Runs `carry = apply(layer, carry)` over the layers.
+        """Runs `carry = apply(layer, carry)` over the layers; the carry's arrays have rows first.
 
         Returns:
           The last carry and, with `collect`, every layer's carry stacked on a leading axis (else None).
@@ -50,7 +52,7 @@ class Stack[Layer: nnx.Module](nnx.Module):
         graph, state = nnx.split(self.layers)
 
         def body(carry: Any, layer_state: Any) -> tuple[Any, Any]:
-            carry = apply(nnx.merge(graph, layer_state), carry)
+            carry = apply(nnx.merge(graph, layer_state), pin_rows(carry))
             return carry, (carry if collect else None)
 
         if self.remat != "none":

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from uio2.model.sharding import rows_split
 from uio2.train.microbatches import gradients_of
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ class _Step:
         def rebuild(trained: list[jax.Array]) -> Any:
             return jax.tree.unflatten(tree, self._merge(trained, leaves))
 
-        return self._gradients(self._select(leaves), rebuild, batch, static)
+        with rows_split(self._loop.mesh):
+            return self._gradients(self._select(leaves), rebuild, batch, static)
 
     def _select(self, leaves: list[Any]) -> list[Any]:
         return [leaf for leaf, trained in zip(leaves, self._mask, strict=True) if trained]
