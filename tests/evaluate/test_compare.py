@@ -11,7 +11,7 @@ import pytest
 from tests.evaluate.test_report import Page
 from uio2.cli.main import main
 from uio2.evaluate import score
-from uio2.evaluate.compare.differences import delta, sign_flip
+from uio2.evaluate.paired import delta, sign_flip
 from uio2.evaluate.specs import ScoreSpec
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.store import Store
