@@ -45,7 +45,7 @@ def find_champion(store: Store, model: str) -> Champion | None:
         artifact = store.find(given["fingerprint"], name=given["name"])
         if artifact is None:
             raise UsageError(
-                f"champion {reference}: its {key} {given['name']} {given['fingerprint'][:12]} is gone from {store.root}; "
+                f"champion {reference}: its {key} {given['name']} {given['fingerprint'][:12]} is not in the store; "
                 f"make another version champion with: uio2 rollback {model}"
             )
         found[key] = artifact
