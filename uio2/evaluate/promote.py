@@ -68,6 +68,7 @@ def run(spec: PromoteSpec, context: StageContext) -> Mapping[str, Any]:
     accepted = all(check.passed for check in checks if check.kind not in AGAINST_CHAMPION)
     promoted = all(check.passed for check in checks)
     metrics = {row.key: _figure(row) for row in rows}
+    beaten = reigning.get("checkpoint", "") if reigning else ""
     decision = {
         "version": VERSION,
         "model_name": spec.model_name,
@@ -75,14 +76,15 @@ def run(spec: PromoteSpec, context: StageContext) -> Mapping[str, Any]:
         "promoted": promoted,
         "checkpoint": _reference(checkpoint),
         "score": _reference(score),
-        "champion": _reference(champion) | {"checkpoint": reigning.get("checkpoint", "")} if reigning else None,
+        "champion": _reference(champion) | {"checkpoint": reigning.get("checkpoint", "")}
+        if champion and reigning
+        else None,
         "checks": [dataclasses.asdict(check) for check in checks],
         "metrics": metrics,
     }
     write_text(context.out / MODEL, json.dumps(decision, indent=1, allow_nan=False) + "\n")
     failed = [check.reason for check in checks if not check.passed]
     context.progress(1, 1, f"{spec.model_name}: promoted" if promoted else f"not promoted: {'; '.join(failed)}")
-    compared = {"champion": reigning.get("checkpoint", "") if reigning else ""}
     return {
         "model_name": spec.model_name,
         "accepted": accepted,
@@ -90,7 +92,7 @@ def run(spec: PromoteSpec, context: StageContext) -> Mapping[str, Any]:
         "reasons": [check.reason for check in checks],
         "metrics": metrics,
         "checkpoint": checkpoint.digest,
-        **(compared if spec.improve or spec.max_fall else {}),
+        **({"champion": beaten} if spec.improve or spec.max_fall else {}),
     }
 
 

@@ -61,8 +61,8 @@ def resolve(store: Store, reference: str) -> tuple[Record, Path]:
         return found
     model = registry.find_version(store, name, version)
     if model is None:
-        known = ", ".join(registry.references(store))
-        raise UsageError(f"no model {reference!r} in {store.root}; there are: {known or 'none'}")
+        models = ", ".join(registry.references(store))
+        raise UsageError(f"no model {reference!r} in {store.root}; there are: {models or 'none'}")
     found = store.newest(model.artifact, version=model.fingerprint)
     if found is None or found[0]["digest"] != model.digest:
         raise UsageError(
