@@ -20,7 +20,7 @@ from uio2.pipeline.store import Store
 from uio2.tasks.families import TaskError, find_task
 from uio2.tasks.mixtures import expand
 from uio2.tasks.specs import REGISTER, TRAIN_TOKENIZER, RegisterSpec, TokenizerSpec
-from uio2.tasks.task_list import dataset_of
+from uio2.tasks.task_list import stored
 from uio2.train.model_choice import chosen, config_of
 from uio2.train.recipe import FROM_CHECKPOINT, Recipe
 from uio2.train.specs import TRAIN, TrainSpec
@@ -176,19 +176,12 @@ def find_datasets(found: Settings, *, store: Store, given: Mapping[str, str]) ->
     if unknown:
         raise UsageError(f"--dataset {unknown[0]}=...: no task of the recipe reads it; they read {found.datasets}")
     places: dict[str, Path] = {}
-    for task in map(find_task, found.register.rates):
-        place = dataset_of(task, store=store, given=given)
-        if place is not None:
-            inside = task.dataset in given
-            places[task.dataset] = place[1] if inside else place[1].parents[_depth(store, place[1])]
+    for name in found.datasets:
+        if name in given:
+            places[name] = Path(given[name])
+        elif artifact := stored(name, store=store):
+            places[name] = artifact.path
     return places
-
-
-def _depth(store: Store, directory: Path) -> int:
-    """How far above its TFDS directory an artifact of the store begins."""
-    from uio2.pipeline.artifact import RECORD
-
-    return next(n for n, folder in enumerate(directory.parents) if (folder / RECORD).is_file())
 
 
 def build(found: Settings, *, datasets: Mapping[str, Path], tokenizer: Path | None) -> Pipeline:
