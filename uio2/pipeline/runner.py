@@ -192,12 +192,17 @@ class Runner:
         return f"stage {stage.name} {how}{tail}\n  log: {log}"
 
     def _register(self, stage: Stage, artifact: Artifact) -> None:
-        """Gives a published model its version; asked again for an artifact that has one, it changes nothing."""
-        if stage.type.registers_model and artifact.stats.get("promoted", True):
-            model = getattr(stage.spec, "model_name", "") or self.pipeline
-            version = registry.register(self.store, model=model, artifact=artifact)
-            if version.new:
-                self._say(stage, f"registered model {model}@{version.number}")
+        """Gives a published model its version and alias; asked again for the same artifact, it changes nothing."""
+        stats = artifact.stats
+        if not stage.type.registers_model or not stats.get("accepted", stats.get("promoted", True)):
+            return
+        model = getattr(stage.spec, "model_name", "") or self.pipeline
+        entry = registry.enter(self.store, model=model, artifact=artifact)
+        name = f"{model}@{entry.version.number}"
+        if entry.version.new:
+            self._say(stage, f"registered model {name}")
+        if entry.given:
+            self._say(stage, f"{name} is the {entry.given}" + (f": {entry.reason}" if entry.reason else ""))
 
     def _check(self) -> None:
         if self._cancelled.is_set():
