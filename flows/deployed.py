@@ -209,39 +209,43 @@ def train_tokenizer(
     return run_pipeline(tokenizer.pipeline_of(datasets, folders, store=Store(None).prepare(), settings=settings))
 
 
-# Shown as finetune/NAME on the page: a fine-tune, and what a schedule needs around it.
+# Of the flow finetune too: a fine-tune with what a schedule needs around it.
 @flow(name="finetune", **_options)
 def finetune_nightly(
-    model_name: str, sources: dict[str, str], recipe: str, initial_checkpoint: str, builds: Names = ("refcoco",),
-    model: str = "", tokenizer: str = "", suite: Names = (), gate: Bindings = (), gin: Bindings = (), name: str = "",
-    limit: Limit = None, num_shards: Shards = 8, beam_options: str = "",
+    model_name: str, sources: dict[str, str], recipe: str, suite: str, initial_checkpoint: str = "",
+    builds: Names = ("refcoco",), model: str = "", tokenizer: str = "", improve: str = "refexp/acc",
+    significance: Annotated[float, Field(gt=0, lt=1)] = 0.05, max_fall: dict[str, float] = {},  # noqa: B006
+    gin: Bindings = (), suite_gin: Bindings = (), limit: Limit = None, num_shards: Shards = 8, beam_options: str = "",
 ) -> Made:  # fmt: skip
     """A night: build the datasets, fine-tune from the champion, evaluate both, promote what is better.
 
-    A night without new data or settings finds everything published and ends within seconds.
+    A night without new data or settings finds everything published and ends soon.
 
     Args:
-        model_name: in the model registry; a night starts from its champion, and what passes the gate takes its place.
+        model_name: in the model registry; a night starts from its champion, and what is better takes its place.
         sources: folders of raw files by role, for example {"images": "train2014", "refer": "refer"}.
         recipe: a file of configs/finetune, or your own.
+        suite: a file of configs/evaluate, or your own; its gate must be passed too.
         initial_checkpoint: where to start while there is no champion, as for the deployment finetune.
-        builds: datasets that are built from the sources; others that the recipe reads are the newest of the store.
+        builds: datasets that are built from the sources; others that are read are the newest of the store.
         model: a file of configs/models; empty where the checkpoint says what it is.
         tokenizer: a SentencePiece model; empty for the checkpoint's own.
-        suite: gin files of the evaluation, for example ["configs/evaluate/refexp.gin"].
-        gate: gin bindings of evaluation and gate, for example evaluate.PromoteSpec.min_value={'refexp/acc': 0.5}.
+        improve: the metric in which the champion must be beaten; empty to ask for no improvement.
+        significance: largest p of the paired test of that.
+        max_fall: metrics that may fall behind the champion's, by so much and no more, for example {"refexp/iou": 0.01}.
         gin: gin bindings of the recipe, one value each, for example STEPS=20.
-        name: first part of the artifacts' names; empty for the model's name and -nightly.
+        suite_gin: gin bindings of the suite, one value each, for example LIMIT=1000.
         limit: records of each split of the built datasets, by hashed key; none for all.
         num_shards: files of each split.
         beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
     """
     store = Store(None).prepare()
-    given = [f"TOKENIZER={tokenizer!r}"] if tokenizer else []
+    words = (f"TOKENIZER={tokenizer!r}",) if tokenizer else ()
+    files = (model,) if model else ()
     settings = nightly.Settings(
-        model_name=model_name, name=name or f"{model_name}-nightly", initial_checkpoint=initial_checkpoint,
-        gin_files=tuple(file for file in (model, recipe) if file), gin=(*given, *gin), suites=tuple(suite),
-        evaluation=tuple(gate),
+        model_name=model_name, name=f"{model_name}-nightly", initial_checkpoint=initial_checkpoint,
+        recipe=(*files, recipe), gin=(*words, *gin), suite=(*files, suite), suite_gin=(*words, *suite_gin),
+        improve=improve, significance=significance, max_fall=max_fall,
     )  # fmt: skip
     nightly.check(settings, store=store)
     made = _build(builds, sources, limit, num_shards, (), beam_options)
