@@ -13,12 +13,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import build, pipelines
+from flows import build, nightly, pipelines, tokenizer
 from flows import finetune as recipes
+from flows.checks import check_beam_options, check_sources
 from flows.stages import run_stages
 from uio2.pipeline.console import Console
 from uio2.pipeline.execution import Execution
@@ -35,6 +36,7 @@ Made = list[dict[str, str]]
 Limit = Annotated[int, Field(ge=1)] | None
 Shards = Annotated[int, Field(ge=1)]
 Bindings = tuple[str, ...]
+Names = tuple[str, ...]
 
 _options: Any = {"task_runner": ThreadPoolTaskRunner(max_workers=2), "persist_result": False, "log_prints": False}
 
@@ -56,7 +58,7 @@ def build_coco(
         beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
     """
     return _build(
-        "coco", {"images": images, "annotations": annotations, "vqa": vqa}, limit, num_shards, gin, beam_options
+        ["coco"], {"images": images, "annotations": annotations, "vqa": vqa}, limit, num_shards, gin, beam_options
     )
 
 
@@ -76,7 +78,7 @@ def build_refcoco(
         gin: gin bindings, one value each, for example data.RefCocoSpec.split_by='umd'.
         beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
     """
-    return _build(dataset, {"images": images, "refer": refer}, limit, num_shards, gin, beam_options)
+    return _build([dataset], {"images": images, "refer": refer}, limit, num_shards, gin, beam_options)
 
 
 @flow(name="build-vqa", **_options)
@@ -94,7 +96,7 @@ def build_vqa(
         gin: gin bindings, one value each, for example data.VqaOptionsSpec.validation_fraction=0.1.
         beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
     """
-    return _build("vqa-options", {"images": images, "annotations": annotations}, limit, num_shards, gin, beam_options)
+    return _build(["vqa-options"], {"images": images, "annotations": annotations}, limit, num_shards, gin, beam_options)
 
 
 @flow(name="build-instructions", **_options)
@@ -113,7 +115,7 @@ def build_instructions(
         gin: gin bindings, one value each, for example data.InstructionsSpec.validation_fraction=0.1.
         beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
     """
-    return _build(dataset, {"text": text}, limit, num_shards, gin, beam_options)
+    return _build([dataset], {"text": text}, limit, num_shards, gin, beam_options)
 
 
 @flow(name="build-audio", **_options)
@@ -132,7 +134,7 @@ def build_audio(
         gin: gin bindings, one value each, for example data.SpeechSpec.validation_fraction=0.1.
         beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
     """
-    return _build(dataset, {"audio": audio, "annotations": annotations}, limit, num_shards, gin, beam_options)
+    return _build([dataset], {"audio": audio, "annotations": annotations}, limit, num_shards, gin, beam_options)
 
 
 @flow(name="build-video", **_options)
@@ -150,7 +152,7 @@ def build_video(
         gin: gin bindings, one value each, for example data.VideoSpec.validation_fraction=0.1.
         beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
     """
-    return _build("video", {"video": video, "annotations": annotations}, limit, num_shards, gin, beam_options)
+    return _build(["video"], {"video": video, "annotations": annotations}, limit, num_shards, gin, beam_options)
 
 
 @flow(name="digits", **_options)
@@ -185,6 +187,73 @@ def finetune(
     return run_pipeline(ready.pipeline)
 
 
+@flow(name="train-tokenizer", **_options)
+def train_tokenizer(
+    datasets: Names = (), folders: dict[str, str] = {}, vocab_size: Annotated[int, Field(ge=300)] = 16000,  # noqa: B006
+    model_type: Literal["bpe", "unigram"] = "bpe", max_sentences: Annotated[int, Field(ge=1)] = 1_000_000,
+    prompts: Names = (),
+) -> Made:  # fmt: skip
+    """A tokenizer on the texts of datasets, for a model that starts from fresh parameters.
+
+    Args:
+        datasets: names of datasets, for example ["coco", "alpaca"]; the newest of the store is read.
+        folders: TFDS folders by dataset name, for example {"alpaca": "data/alpaca"}.
+        vocab_size: pieces, bytes and control pieces included; the 1225 special pieces come on top.
+        model_type: bpe, as the published model, or unigram.
+        max_sentences: texts that are used at most, taken at an even stride.
+        prompts: prompt families whose wording is trained on too; empty for those of the tasks that read the datasets.
+    """
+    settings = {"vocab_size": vocab_size, "model_type": model_type, "max_sentences": max_sentences}
+    if prompts:
+        settings["prompts"] = prompts
+    return run_pipeline(tokenizer.pipeline_of(datasets, folders, store=Store(None).prepare(), settings=settings))
+
+
+# Of the flow finetune too: a fine-tune with what a schedule needs around it.
+@flow(name="finetune", **_options)
+def finetune_nightly(
+    model_name: str, sources: dict[str, str], recipe: str, suite: str, initial_checkpoint: str = "",
+    builds: Names = ("refcoco",), model: str = "", tokenizer: str = "", improve: str = "refexp/acc",
+    significance: Annotated[float, Field(gt=0, lt=1)] = 0.05, max_fall: dict[str, float] = {},  # noqa: B006
+    gin: Bindings = (), suite_gin: Bindings = (), limit: Limit = None, num_shards: Shards = 8, beam_options: str = "",
+) -> Made:  # fmt: skip
+    """A night: build the datasets, fine-tune from the champion, evaluate both, promote what is better.
+
+    A night without new data or settings finds everything published and ends soon.
+
+    Args:
+        model_name: in the model registry; a night starts from its champion, and what is better takes its place.
+        sources: folders of raw files by role, for example {"images": "train2014", "refer": "refer"}.
+        recipe: a file of configs/finetune, or your own.
+        suite: a file of configs/evaluate, or your own; its gate must be passed too.
+        initial_checkpoint: where to start while there is no champion, as for the deployment finetune.
+        builds: datasets that are built from the sources; others that are read are the newest of the store.
+        model: a file of configs/models; empty where the checkpoint says what it is.
+        tokenizer: a SentencePiece model; empty for the checkpoint's own.
+        improve: the metric in which the champion must be beaten; empty to ask for no improvement.
+        significance: largest p of the paired test of that.
+        max_fall: metrics that may fall behind the champion's, by so much and no more, for example {"refexp/iou": 0.01}.
+        gin: gin bindings of the recipe, one value each, for example STEPS=20.
+        suite_gin: gin bindings of the suite, one value each, for example LIMIT=1000.
+        limit: records of each split of the built datasets, by hashed key; none for all.
+        num_shards: files of each split.
+        beam_options: where Beam runs, for example --runner=DataflowRunner --region=europe-west4; empty for here.
+    """
+    store = Store(None).prepare()
+    words = (f"TOKENIZER={tokenizer!r}",) if tokenizer else ()
+    files = (model,) if model else ()
+    settings = nightly.Settings(
+        model_name=model_name, name=f"{model_name}-nightly", initial_checkpoint=initial_checkpoint,
+        recipe=(*files, recipe), gin=(*words, *gin), suite=(*files, suite), suite_gin=(*words, *suite_gin),
+        improve=improve, significance=significance, max_fall=max_fall,
+    )  # fmt: skip
+    nightly.check(settings, store=store)
+    made = _build(builds, sources, limit, num_shards, (), beam_options)
+    tonight = nightly.night(settings, datasets=nightly.built(builds, made), store=store)
+    get_run_logger().info(tonight.about)
+    return made + run_pipeline(tonight.pipeline)
+
+
 @flow(name="pipeline", **_options)
 def pipeline(name: str, sources: dict[str, str] = {}, gin: Bindings = ()) -> Made:  # noqa: B006 - Prefect copies it
     """Any pipeline, as `uio2 run` takes it.
@@ -198,13 +267,16 @@ def pipeline(name: str, sources: dict[str, str] = {}, gin: Bindings = ()) -> Mad
 
 
 def _build(
-    name: str, sources: Mapping[str, str], limit: int | None, num_shards: int, gin: Sequence[str], beam_options: str
-) -> Made:
+    names: Sequence[str], sources: Mapping[str, str], limit: int | None, num_shards: int, gin: Sequence[str],
+    beam_options: str,
+) -> Made:  # fmt: skip
     given = {role: path for role, path in sources.items() if path}
-    pipeline = build.pipeline_of([name], given, bindings=gin)
+    pipeline = build.pipeline_of(names, given, bindings=gin)
+    check_sources(given)
+    check_beam_options(beam_options)
     stages = [
         dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, limit=limit, num_shards=num_shards))
-        if stage.name == f"build-{name}"
+        if stage.type.kind == "dataset"
         else stage
         for stage in pipeline.stages
     ]

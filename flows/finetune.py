@@ -7,7 +7,7 @@ Run: uio2 train --gin_file=configs/models/large.gin --gin_file=configs/finetune/
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from uio2.pipeline.store import Store
 from uio2.tasks.families import TaskError, find_task
 from uio2.tasks.mixtures import expand
 from uio2.tasks.specs import REGISTER, TRAIN_TOKENIZER, RegisterSpec, TokenizerSpec
-from uio2.tasks.task_list import dataset_of
+from uio2.tasks.task_list import stored
 from uio2.train.model_choice import chosen, config_of
 from uio2.train.recipe import FROM_CHECKPOINT, Recipe
 from uio2.train.specs import TRAIN, TrainSpec
@@ -104,8 +104,8 @@ def settings(gin_files: Sequence[str], bindings: Sequence[str], *, store: Store)
         from uio2.train.starting import find_start
 
         start = find_start(recipe.initial_checkpoint, store=store)
-    model = _model(recipe, start)
-    fitted = _sizes(config_of(model), recipe, bound=config.names.bound(RegisterSpec))
+    model = model_of(recipe.model, start)
+    fitted = sizes(config_of(model), bound=config.names.bound(RegisterSpec)) + _lengths(config_of(model), recipe)
     config = GinConfig.parse([CONFIG, *gin_files], [*bindings, f"MODEL={model!r}", *fitted])
     recipe = dataclasses.replace(config.spec(Recipe), model=recipe.model)
     found = Settings(recipe, config.spec(RegisterSpec), config.spec(TrainSpec), config.spec(TokenizerSpec), start)
@@ -123,11 +123,15 @@ def search_folder(folder: str) -> Path:
     return search(CONFIG).parents[2] / folder
 
 
-def _model(recipe: Recipe, start: Any) -> str:
-    """The model as specs hold it."""
-    if recipe.model != FROM_CHECKPOINT:
+def model_of(given: str, start: Any) -> str:
+    """The model as specs hold it: what is given, or what the checkpoint `start` says of itself.
+
+    Raises:
+      UsageError: neither is a model.
+    """
+    if given != FROM_CHECKPOINT:
         try:
-            model = chosen(recipe.model)
+            model = chosen(given)
             config_of(model)
         except StageError as error:
             raise UsageError(f"MODEL: {error}") from error
@@ -142,10 +146,10 @@ def _model(recipe: Recipe, start: Any) -> str:
     return chosen(str(start.checkpoint.folder / "config.json"))
 
 
-def _sizes(config: ModelConfig, recipe: Recipe, *, bound: set[str]) -> list[str]:
-    """Bindings that make examples of the sizes the model takes, where the recipe does not say."""
+def sizes(config: ModelConfig, *, bound: set[str]) -> list[str]:
+    """Bindings that make examples of the sizes the model takes, where the recipe does not bind them."""
     codec = config.image_codec
-    sizes: dict[str, Any] = {
+    found: dict[str, Any] = {
         "image_size": config.image_size,
         "image_patch_size": config.image_patch_size,
         "image_history_size": config.image_history_size,
@@ -156,39 +160,37 @@ def _sizes(config: ModelConfig, recipe: Recipe, *, bound: set[str]) -> list[str]
         "num_frames": min(RegisterSpec.num_frames, config.image_resampler.max_frames),
         "num_audio_segments": min(RegisterSpec.num_audio_segments, config.audio_resampler.max_frames),
     }
-    fitted = [f"tasks.RegisterSpec.{field}={value!r}" for field, value in sizes.items() if field not in bound]
+    return [f"tasks.RegisterSpec.{field}={value!r}" for field, value in found.items() if field not in bound]
+
+
+def _lengths(config: ModelConfig, recipe: Recipe) -> list[str]:
+    """Bindings of what else follows from model and tasks."""
     lengths = {
         "TEXT_INPUTS": (recipe.text_inputs, config.encoder_max_text_length),
         "TEXT_TARGETS": (recipe.text_targets, config.decoder_max_text_length),
     }
     families = sorted({find_task(name).prompts for name in expand(recipe.tasks)} - {""})
-    fitted.append(f"tasks.TokenizerSpec.prompts={tuple(families)!r}")
-    return fitted + [f"{name}={most}" for name, (given, most) in lengths.items() if given is None]
+    texts = [f"{name}={most}" for name, (given, most) in lengths.items() if given is None]
+    return [f"tasks.TokenizerSpec.prompts={tuple(families)!r}", *texts]
 
 
-def find_datasets(found: Settings, *, store: Store, given: Mapping[str, str]) -> dict[str, Path]:
-    """Where each dataset is that can be had: the folder given for it, else the newest artifact of the store.
+def find_datasets(tasks: Iterable[str], *, store: Store, given: Mapping[str, str]) -> dict[str, Path]:
+    """Where each dataset of these tasks is that can be had: the folder given for it, else the newest of the store.
 
     Raises:
       UsageError: a folder is given for a dataset that no task reads.
     """
-    unknown = [name for name in given if name not in found.datasets]
+    read = tuple(dict.fromkeys(find_task(name).dataset for name in tasks))
+    unknown = [name for name in given if name not in read]
     if unknown:
-        raise UsageError(f"--dataset {unknown[0]}=...: no task of the recipe reads it; they read {found.datasets}")
+        raise UsageError(f"--dataset {unknown[0]}=...: no task of the recipe reads it; they read {read}")
     places: dict[str, Path] = {}
-    for task in map(find_task, found.register.rates):
-        place = dataset_of(task, store=store, given=given)
-        if place is not None:
-            inside = task.dataset in given
-            places[task.dataset] = place[1] if inside else place[1].parents[_depth(store, place[1])]
+    for name in read:
+        if name in given:
+            places[name] = Path(given[name])
+        elif artifact := stored(name, store=store):
+            places[name] = artifact.path
     return places
-
-
-def _depth(store: Store, directory: Path) -> int:
-    """How far above its TFDS directory an artifact of the store begins."""
-    from uio2.pipeline.artifact import RECORD
-
-    return next(n for n, folder in enumerate(directory.parents) if (folder / RECORD).is_file())
 
 
 def build(found: Settings, *, datasets: Mapping[str, Path], tokenizer: Path | None) -> Pipeline:
@@ -251,7 +253,7 @@ def prepared(
     from uio2.train.model_dir import objection
 
     found = settings(gin_files, bindings, store=store)
-    datasets = find_datasets(found, store=store, given=given)
+    datasets = find_datasets(found.register.rates, store=store, given=given)
     tokenizer = found.tokenizer_path
     flight = preflight.Flight(
         register=found.register, train=found.train, datasets=datasets, start=found.start, tokenizer=tokenizer,

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from uio2.evaluate import score
+from uio2.evaluate import score, score_parts
 from uio2.evaluate.families import FAMILIES, family_of, key_prefixes
 from uio2.evaluate.predictions import PredictionsError, TaskPredictions, read_task
 from uio2.evaluate.specs import ScoreSpec
@@ -105,7 +105,7 @@ def test_pictures_without_a_figure_stand_beside_what_is_scored(world, tmp_path):
     family = FAMILIES["image"]
     answers = family.read(dataclasses.replace(found, rows=tuple(drawn)))
     assert answers[3] == "p/3.png"
-    assert score.unparsable(family, answers=answers) == 0
+    assert score_parts.unparsable(family, answers=answers) == 0
     assert family.score(drawn, answers, Resampling()).results == {}
 
 

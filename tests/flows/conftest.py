@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.flows.commands import DIGITS, Commands, Done
+from tests.flows.up import SERVICES, Up
 from uio2.pipeline.store import Store
 
 
@@ -44,3 +46,12 @@ def tiny_run(commands: Commands) -> Done:
 def tiny_store(tiny_run: Done) -> Store:
     """The store of `tiny_run`; tests only read it."""
     return Store(tiny_run.store)
+
+
+@pytest.fixture(scope="module")
+def up(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    started = Up(commands, tmp_path_factory.mktemp("up"))
+    yield started
+    down = commands.run("down", store=started.store, settings=started.settings)
+    assert [line.split()[1] for line in down.stdout.splitlines()] == ["worker", "mlflow", "prefect"]
+    assert not any(psutil.pid_exists(started.found[name]["pid"]) for name in SERVICES)

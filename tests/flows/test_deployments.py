@@ -7,101 +7,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.flows.commands import REPOSITORY, Commands, environment
+from tests.flows.up import SERVICES, Up, wait_for
 from uio2.pipeline.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployments"), pytest.mark.timeout(240)]
-SERVICES = ("mlflow", "prefect", "worker")
-TOYS = "tests.pipeline.toy_flow"
-PREFECT = Path(sys.executable).with_name("prefect")
-
-
-class Up:
-    """What `uio2 up` started, with a log of the toy stages."""
-
-    def __init__(self, commands: Commands, root: Path):
-        self.commands = commands
-        self.store = root / "store"
-        self.log = root / "stages.log"
-        self.settings = {"UIO2_TEST_LOG": str(self.log), "UIO2_MLFLOW": ""}
-        self.found: dict[str, Any] = {}
-        self.up()
-
-    def up(self) -> None:
-        done = self.commands.run("up", "--json", store=self.store, settings=self.settings)
-        assert done.status == 0, done.stderr
-        self.found = done.json()
-
-    def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The real command line; it finds the server through the store alone."""
-        values = environment(bytecode=self.commands.root / "bytecode", settings={"UIO2_HOME": str(self.store)})
-        return subprocess.run(
-            [PREFECT, *arguments], cwd=REPOSITORY, env=values, capture_output=True, text=True, timeout=120
-        )
-
-    def start(self, *bindings: str) -> str:
-        """Runs the toy pipeline through its deployment's bare name; the id of the flow run."""
-        parameters = ["-p", f"name={TOYS}", "-p", f"gin={json.dumps(bindings)}"]
-        done = self.prefect("deployment", "run", "pipeline", *parameters)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout.split("UUID:")[1].split()[0]
-
-    def api(self, path: str, body: Any = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.found["prefect"]["url"] + "/api" + path, data=data, headers=headers)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-
-    def state(self, run: str) -> str:
-        return self.api(f"/flow_runs/{run}")["state"]["name"]
-
-    def wait_state(self, run: str, *names: str) -> None:
-        wait_for(lambda: self.state(run) in names, f"{run} is {names}")
-
-    def events(self) -> list[str]:
-        """What the stages noted: start and end lines."""
-        return self.log.read_text().splitlines() if self.log.exists() else []
-
-    def stages(self) -> list[psutil.Process]:
-        """Stage children that run in this store."""
-        return [p for p in psutil.process_iter() if _is_child_of(p, self.store)]
-
-
-def _is_child_of(process: psutil.Process, store: Path) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-        line = process.cmdline()
-        return "uio2.cli.child" in line and any(str(store) in word for word in line)
-    return False
-
-
-def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 100) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            if condition():
-                return
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
-@pytest.fixture(scope="module")
-def up(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    started = Up(commands, tmp_path_factory.mktemp("up"))
-    yield started
-    down = commands.run("down", store=started.store, settings=started.settings)
-    assert [line.split()[1] for line in down.stdout.splitlines()] == ["worker", "mlflow", "prefect"]
-    assert not any(psutil.pid_exists(started.found[name]["pid"]) for name in SERVICES)
 
 
 def test_up_serves_on_localhost_and_asked_again_finds_the_same(up: Up) -> None:
@@ -138,6 +53,19 @@ def test_forms_describe_typed_parameters(up: Up) -> None:
     assert all(value["description"] for value in schema["properties"].values())
     run = up.prefect("deployment", "run", "build-coco", "-p", "images=x", "-p", "annotations=y", "-p", "num_shards=0")
     assert run.returncode != 0
+
+
+def test_a_dataset_is_built_and_a_tokenizer_trained_on_it(up: Up, tmp_path: Path) -> None:
+    rows = [{"instruction": f"Say what {n} and {n} make.", "input": "", "output": f"{2 * n}"} for n in range(60)]
+    (tmp_path / "alpaca.json").write_text(json.dumps(rows))
+    wrong = up.run("build-instructions", text=str(tmp_path / "alpaka.json"))
+    up.wait_state(wrong, "Failed")
+    assert "text = " in up.api(f"/flow_runs/{wrong}")["state"]["message"]
+    up.wait_state(up.run("build-instructions", text=str(tmp_path / "alpaca.json")), "Completed")
+    up.wait_state(up.run("train-tokenizer", datasets='["alpaca"]', vocab_size="320"), "Completed")
+    record, path = Store(up.store).newest("tokenizers/tokenizer") or ({}, Path())
+    assert record["inputs"]["alpaca"]["name"] == "datasets/build-alpaca"
+    assert (path / "tokenizer.model").stat().st_size > 0
 
 
 def test_cancelling_ends_the_stage_and_leaves_nothing_behind(up: Up) -> None:

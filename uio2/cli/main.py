@@ -17,6 +17,7 @@ from uio2.cli import (
     build_command,
     compare_command,
     doctor,
+    evaluate_command,
     export_command,
     hardware_command,
     inspect_commands,
@@ -38,6 +39,7 @@ examples:
   uio2 run coco --images train2017 --annotations annotations
   uio2 train --gin_file=configs/models/large.gin --gin_file=configs/finetune/refexp.gin
   uio2 score --pipeline digits                 one stage, with all it needs
+  uio2 evaluate --gin_file=configs/evaluate/refexp.gin --checkpoint digits@1
   uio2 lineage digits@1                        from a model back to raw files
   uio2 compare digits@1 digits@2               which is better, in what, and why
   uio2 models                                  registered versions, and which is champion
@@ -61,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     run_commands.add(commands)
     train_command.add(commands)
     hardware_command.add(commands)
+    evaluate_command.add(commands)
     export_command.add(commands)
     build_command.add(commands)
     inspect_commands.add(commands)

@@ -58,10 +58,10 @@ class Whisker:
     baseline: float | None
 
 
-def whisker(*, value: float, low: float, high: float, baseline: float | None) -> Whisker:
+def whisker(*, value: float, low: float, high: float, baseline: float | None, most: float = 0.0) -> Whisker:
     """Shares are drawn on 0..1, a figure that exceeds 1 (CIDEr, metres) on 0..10, one that exceeds 10 (degrees) on
-    0..100."""
-    most = max(value, high, baseline or 0.0)
+    0..100; `most` is the largest of figures that stand below each other."""
+    most = max(value, high, baseline or 0.0, most)
     top = next((top for top in (1.0, 10.0) if most <= top), 100.0)
 
     def placed(v: float) -> float:

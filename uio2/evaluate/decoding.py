@@ -1,7 +1,9 @@
 """How answers are decoded: texts greedily, one of given options by its likelihood, pictures and sound by drawing.
 
-A header's `decoding` says which: {"method": "greedy", "max_length"}, {"method": "options"}, or {"method": "draw",
-"modality", "seed", "temperature", "top_p", "guidance"}. An example is drawn equally in whatever batch it stands.
+A header's `decoding` says which: {"method": "greedy", "max_length"}, {"method": "beams", "max_length", "num_beams"},
+{"method": "options"}, or {"method": "draw", "modality", "seed", "temperature", "top_p", "guidance"}, each with further
+settings of generation that were asked for; `locations` is {"first", "end", "group"}. An example is drawn equally in
+whatever batch it stands.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uio2.tasks.locations import LOCATION_BINS
+
 if TYPE_CHECKING:
     from uio2.model import UnifiedIO2
     from uio2.tasks.feed import Batch
 
 EOS_ID = 1
+TEXT = "text"
 CHOICES = "choices/tokens"
-GREEDY, OPTIONS, DRAW = "greedy", "options", "draw"
+GREEDY, BEAMS, OPTIONS, DRAW = "greedy", "beams", "options", "draw"
 # Options are as many and as long as the batch needs: rounded up, few shapes are compiled.
 _OPTIONS_STEP, _TOKENS_STEP = 4, 8
 
@@ -44,11 +49,29 @@ def decode(
     """Answers of the first `rows` examples of a batch; their indices count from `first_index`."""
     if decoding["method"] == OPTIONS:
         found = _choose(model, batch)
-    elif decoding["method"] == DRAW:
+    elif decoding.get("modality", TEXT) != TEXT:
         found = _draw(model, batch, decoding, first_index)
     else:
-        found = _greedy(model, batch, decoding)
+        found = _text(model, batch, decoding, first_index)
     return found[:rows]
+
+
+def text_decoding(asked: Mapping[str, float | int], *, longest: int, seed: int, first_location: int) -> dict[str, Any]:
+    """How texts are decoded, as a header says it.
+
+    Args:
+      asked: settings of generation.
+      longest: tokens where `asked` does not say.
+      seed: of draws.
+      first_location: id of the first of the vocabulary's location tokens.
+    """
+    found: dict[str, Any] = dict(asked)
+    found["max_length"] = int(min(found.get("max_length", longest), longest))
+    if group := int(found.pop("locations", 0)):
+        found["locations"] = {"first": first_location, "end": first_location + LOCATION_BINS, "group": group}
+    if found.get("temperature"):
+        return {"method": DRAW, "modality": TEXT, "seed": seed} | found
+    return {"method": BEAMS if found.get("num_beams") else GREEDY} | found
 
 
 def up_to_end(ids: Sequence[int]) -> list[int]:
@@ -56,10 +79,15 @@ def up_to_end(ids: Sequence[int]) -> list[int]:
     return list(ids[: ids.index(EOS_ID)]) if EOS_ID in ids else list(ids)
 
 
-def _greedy(model: UnifiedIO2, batch: Batch, decoding: Mapping[str, Any]) -> list[Decoded]:
-    from uio2.model.generate import generate
+def _text(model: UnifiedIO2, batch: Batch, decoding: Mapping[str, Any], first_index: int) -> list[Decoded]:
+    from uio2.model.generate import GenerateSettings, generate
+    from uio2.model.generate.settings import Locations
 
-    output = generate(model, batch, max_length=decoding["max_length"])
+    changes = {k: v for k, v in decoding.items() if k not in ("method", "modality")}
+    if "locations" in changes:
+        changes["locations"] = Locations(**changes["locations"])
+    ids = first_index + np.arange(len(batch["inputs/text/tokens"]))
+    output = generate(model, batch, settings=GenerateSettings(**changes), row_ids=ids)
     tokens, logprobs = np.asarray(output.tokens), np.asarray(output.logprobs, np.float64)
     return [Decoded(up_to_end(ids.tolist()), float(each.sum())) for ids, each in zip(tokens, logprobs, strict=True)]
 

@@ -35,6 +35,8 @@ class Family:
         take reading every training picture.
       baseline: what the baseline always answers, in words.
       ranking: score per example that orders answers from best to worst; empty where an example has none.
+      alone: what an example adds to the figures does not depend on the others, so a set may be scored in parts.
+      slices: kinds of slices that its rows have (`uio2.evaluate.slices`).
       max_length: decoding steps that suffice for an answer, end marker included; 0 leaves it to the spec.
       drawing: settings of generation, of answers that are pictures or sound; what is not named is as generation has it.
     """
@@ -48,6 +50,8 @@ class Family:
     learned: str = ""
     baseline: str = ""
     ranking: str = ""
+    alone: bool = True
+    slices: tuple[str, ...] = ()
     max_length: int = 0
     drawing: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -62,28 +66,32 @@ _MAP = {"temperature": 0.9, "top_p": 0.9, "guidance": 0.0}
 CAPTION = Family(
     name="caption", title="Captions", metrics=("exact_match", "cider", "rouge_l", "bleu_4"), read=read.text_answers,
     score=scoring.score_captions, learned=_ANSWER, baseline="most frequent training caption", ranking="cider",
+    alone=False, slices=("answer_length", "image_size"),
 )  # fmt: skip
 VQA = Family(
     name="vqa", title="Questions", metrics=("exact_match", "score"), read=read.text_answers, score=scoring.score_vqa,
     learned=_ANSWER, baseline=_MOST_FREQUENT, ranking="score",
+    slices=("question_kind", "answer_kind", "question_length", "image_size"),
 )  # fmt: skip
 BOX_CLASSIFICATION = Family(
     name="box_classification", title="Box classification", metrics=("exact_match",), read=read.text_answers,
     score=scoring.score_exact_match, learned=_ANSWER, baseline="most frequent class of the training objects",
-    ranking="exact_match",
+    ranking="exact_match", slices=("answer", "box_size", "image_size"),
 )  # fmt: skip
 REFEXP = Family(
     name="refexp", title="Referring expressions", metrics=("acc", "iou"), read=read.box_answers,
     score=scoring.score_box, learned=_BOX, baseline=_MEAN_BOX, ranking="iou",
+    slices=("box_size", "question_length", "image_size"),
     max_length=5,  # four location tokens and the end marker
 )  # fmt: skip
 LOCALIZATION = Family(
     name="localization", title="Localisation", metrics=("grit",), read=read.boxes_answers,
     score=scoring_places.score_localization, learned=_BOX, baseline=_MEAN_BOX, ranking="grit",
+    slices=("objects", "question_kind", "image_size"),
 )  # fmt: skip
 DETECTION = Family(
     name="detection", title="Object detection", metrics=_COCO, read=read.labelled_answers,
-    score=scoring_places.score_detection, ranking="grit",
+    score=scoring_places.score_detection, ranking="grit", alone=False, slices=("objects", "image_size"),
 )  # fmt: skip
 
 FAMILIES = {
@@ -98,40 +106,45 @@ FAMILIES = {
         Family(
             name="exact_match", title="Answers", metrics=("exact_match",), read=read.text_answers,
             score=scoring.score_exact_match, learned=_ANSWER, baseline=_MOST_FREQUENT, ranking="exact_match",
+            slices=("question_kind", "answer_length"),
         ),
         Family(
             name="classification", title="Classes", metrics=("accuracy", "balanced_accuracy"), read=read.text_answers,
             score=scoring.score_classes, learned=_ANSWER, baseline="most frequent training class", ranking="accuracy",
+            alone=False, slices=("answer", "image_size"),
         ),
         Family(
             name="text", title="Responses", metrics=("exact_match", "rouge_l"), read=read.text_answers,
-            score=scoring.score_responses, ranking="rouge_l",
+            score=scoring.score_responses, ranking="rouge_l", slices=("question_length", "answer_length"),
         ),
         Family(
             name="wer", title="Speech", metrics=("wer",), errors=("wer",), read=read.text_answers,
-            score=scoring.score_speech, ranking="wer",
+            score=scoring.score_speech, ranking="wer", slices=("answer_length",),
         ),
         Family(
             name="audio_tagging", title="Sound tags", metrics=("map",), read=read.text_answers,
             score=scoring.score_tags, learned=_ANSWER, baseline="most frequent training tags", ranking="overlap",
+            alone=False, slices=("answer",),
         ),
         Family(
             name="keypoints", title="Keypoints", metrics=("grit", *_COCO), read=read.keypoint_answers,
-            score=scoring_places.score_keypoints, ranking="similarity",
+            score=scoring_places.score_keypoints, ranking="similarity", alone=False,
+            slices=("mask_size", "image_size"),
         ),
         Family(
             name="segmentation", title="Segmentation", metrics=("grit", "mask"), read=read.painted_answers,
             score=scoring_places.score_masks, ranking="mask", drawing=_MAP | {"top_p": 0.95},
+            slices=("box_size", "question_kind"),
         ),
         Family(
             name="depth", title="Depth", metrics=("abs_rel", "rmse", "rmse_pixels"),
             errors=("abs_rel", "rmse", "rmse_pixels"), read=read.painted_answers, score=scoring_places.score_depth,
-            ranking="abs_rel", drawing=_MAP,
+            ranking="abs_rel", drawing=_MAP, slices=("image_size",),
         ),
         Family(
             name="normals", title="Surface normals", metrics=("within_11", "within_22", "within_30", "mean_angle"),
             errors=("mean_angle",), read=read.painted_answers, score=scoring_places.score_normals,
-            ranking="within_11", drawing=_MAP,
+            ranking="within_11", drawing=_MAP, slices=("image_size",),
         ),
         Family(
             name="image", title="Pictures", metrics=(), read=read.plain_answers, score=scoring.score_nothing,

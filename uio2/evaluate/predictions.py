@@ -202,6 +202,31 @@ def read_task(folder: Path, *, task: str) -> TaskPredictions:
     return TaskPredictions(headers[0], tuple(rows), folder / task)
 
 
+def read_part(folder: Path, *, task: str, shard: int, num_shards: int) -> TaskPredictions:
+    """The rows of one shard alone; PredictionsError if it is not this shard."""
+    path = folder / task / shard_name(shard, num_shards)
+    header, rows = read_shard(path)
+    _check_header(header, (), shard=shard, num_shards=num_shards, task=task, path=path)
+    return TaskPredictions(header, tuple(rows), folder / task)
+
+
+def check_parts(headers: Sequence[Header], *, places: Sequence[tuple[int, str]], expected: int, folder: Path) -> None:
+    """The checks of `read_task` on shards that were read one by one.
+
+    Args:
+      headers: of all shards, in order.
+      places: index and example id of every row, in order.
+      expected: rows as the index of the set says.
+      folder: of the set.
+    """
+    for shard, header in enumerate(headers):
+        path = folder / header.task / shard_name(shard, len(headers))
+        _check_header(
+            header, headers[:1] if shard else (), shard=shard, num_shards=len(headers), task=header.task, path=path
+        )
+    _check_places(places, expected=expected, task=headers[0].task)
+
+
 def read_all(folder: Path) -> Iterator[TaskPredictions]:
     """The predictions of each task in turn."""
     for task in read_index(folder):
@@ -224,14 +249,19 @@ def _check_header(
 
 
 def _check_rows(rows: Sequence[Prediction], *, expected: int, task: str) -> None:
-    if len(rows) != expected:
-        raise PredictionsError(f"task {task!r}: {len(rows)} rows, the index says {expected}")
-    seen: set[str] = set()
     for position, row in enumerate(rows):
         if row.task != task:
             raise PredictionsError(f"task {task!r}: row {position} is of task {row.task!r}")
-        if row.index != position:
-            raise PredictionsError(f"task {task!r}: row {position} has index {row.index}; rows are missing or repeated")
-        if row.example_id in seen:
-            raise PredictionsError(f"task {task!r}: example {row.example_id!r} has more than one row")
-        seen.add(row.example_id)
+    _check_places([(row.index, row.example_id) for row in rows], expected=expected, task=task)
+
+
+def _check_places(places: Sequence[tuple[int, str]], *, expected: int, task: str) -> None:
+    if len(places) != expected:
+        raise PredictionsError(f"task {task!r}: {len(places)} rows, the index says {expected}")
+    seen: set[str] = set()
+    for position, (index, example) in enumerate(places):
+        if index != position:
+            raise PredictionsError(f"task {task!r}: row {position} has index {index}; rows are missing or repeated")
+        if example in seen:
+            raise PredictionsError(f"task {task!r}: example {example!r} has more than one row")
+        seen.add(example)

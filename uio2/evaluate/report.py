@@ -13,7 +13,7 @@ from typing import Any
 
 from uio2.evaluate import charts, samples, tables
 from uio2.evaluate import predictions as files
-from uio2.evaluate.families import BOX_CLASSIFICATION, VQA, family_of
+from uio2.evaluate.families import BOX_CLASSIFICATION, family_of
 from uio2.evaluate.lineage import ancestors
 from uio2.evaluate.media import SUFFIXES
 from uio2.evaluate.pictures import Picture, load_pictures, picture_of
@@ -37,7 +37,8 @@ def run(spec: ReportSpec, context: StageContext) -> Mapping[str, Any]:
     wanted: dict[str, dict[str, set[int]]] = {}
     for done, (task, about) in enumerate(metrics["tasks"].items()):
         context.progress(done, len(metrics["tasks"]) + 2, f"examples of {task}")
-        section = _section(spec, context, task=task, about=about, lines=lines.get(task, {}))
+        slices = metrics.get("slices", {}).get(task, {})
+        section = _section(spec, context, task=task, about=about, slices=slices, lines=lines.get(task, {}))
         sections.append(section)
         chosen = section["chosen"]
         ids = {card.image_id for card in (*chosen.sample, *chosen.best, *chosen.worst)}
@@ -64,7 +65,13 @@ def run(spec: ReportSpec, context: StageContext) -> Mapping[str, Any]:
 
 
 def _section(
-    spec: ReportSpec, context: StageContext, *, task: str, about: Mapping[str, Any], lines: Mapping[int, Any]
+    spec: ReportSpec,
+    context: StageContext,
+    *,
+    task: str,
+    about: Mapping[str, Any],
+    slices: Mapping[str, Any],
+    lines: Mapping[int, Any],
 ) -> dict[str, Any]:
     """What the template needs for one task."""
     found = files.read_task(context.inputs["predictions"].path, task=task)
@@ -86,13 +93,10 @@ def _section(
         "chosen": chosen,
         "painted": _painted(chosen, folder=found.folder, max_side=spec.max_image_side),
         "confusion": None,
-        "slices": (),
+        "slices": tables.slice_tables(slices, metrics=family.metrics),
     }
     if family is BOX_CLASSIFICATION:
         section["confusion"] = tables.confusion(rows, max_classes=spec.max_classes)
-    if family is VQA:
-        scores = [s.score("score") for s in scored]
-        section["slices"] = tables.question_slices(rows, scores=scores, max_slices=spec.max_slices)
     return section
 
 

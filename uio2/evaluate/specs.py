@@ -5,16 +5,25 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from uio2.pipeline.stage import StageError, StageType
 from uio2.tasks.specs import FIRST_TASKS
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
+# What can be said of decoding an answer, by its modality.
+SETTINGS = {
+    "text": ("max_length", "num_beams", "length_penalty", "repetition_penalty", "temperature", "top_k", "top_p",
+             "locations"),
+    "image": ("temperature", "top_k", "top_p", "guidance", "repetition_penalty"),
+    "audio": ("temperature", "top_k", "top_p", "guidance", "repetition_penalty"),
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class PredictSpec:
-    """What is predicted, and how it is decoded: texts greedily, pictures and sound drawn.
+    """What is predicted, and how it is decoded: texts greedily, pictures and sound drawn, unless `decoding` says else.
 
     Attributes:
       tasks: task names; those the mixture does not hold are left out and counted in the stats.
@@ -23,7 +32,11 @@ class PredictSpec:
       max_examples: of each task, the first this many in the order of the stored data; 0 takes all.
       max_length: longest answer in tokens, end marker included; boxes take fewer (`Family.max_length`).
       shard_size: examples of one prediction file; a killed run resumes after the last finished one.
-      seed: of the draws of pictures and sound.
+      seed: of the draws.
+      decoding: task, way of scoring or modality -> settings of `SETTINGS[modality]`; the more special name wins,
+        setting by setting. With `num_beams` or `temperature` texts are searched for or drawn; `locations` is how many location
+        tokens belong together (4 for boxes, 2 for points) and keeps such groups whole.
+      model_config: of the model, where the checkpoint has none (T5X) or more modalities than are used; {} for its own.
     """
 
     tasks: tuple[str, ...] = FIRST_TASKS
@@ -33,17 +46,26 @@ class PredictSpec:
     max_length: int = 32
     shard_size: int = 512
     seed: int = 0
+    decoding: Mapping[str, Mapping[str, float | int]] = dataclasses.field(default_factory=dict)
+    model_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _positive(self, "batch_size", "max_length", "shard_size")
         _not_negative(self, "max_examples", "seed")
         if not self.tasks:
             raise StageError("PredictSpec.tasks is empty; expected at least one task name")
+        known = sorted(set().union(*SETTINGS.values()))
+        for name, settings in self.decoding.items():
+            for key, value in settings.items():
+                if key not in known or isinstance(value, str):
+                    raise StageError(
+                        f"PredictSpec.decoding[{name!r}] has {key} = {value!r}; expected numbers for {', '.join(known)}"
+                    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ScoreSpec:
-    """How sure a figure is.
+    """Which figures there are, and how sure each is.
 
     Attributes:
       resamples: bootstrap draws behind each interval.
@@ -51,6 +73,9 @@ class ScoreSpec:
       seed: other number, other draws.
       baseline_split: split that the baselines are learned from.
       max_baseline_examples: stored examples read for them, the first this many; 0 reads all.
+      metrics: task or way of scoring -> figures in place of the way's usual ones (docs/evaluation.md lists them).
+      slices: kinds of slices (`uio2.evaluate.slices`) whose figures are made too, where a task has them; None for all.
+      max_slices: slices of one kind, the largest; the rest shares one.
     """
 
     resamples: int = 1000
@@ -58,9 +83,12 @@ class ScoreSpec:
     seed: int = 0
     baseline_split: str = "train"
     max_baseline_examples: int = 0
+    metrics: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    slices: tuple[str, ...] | None = None
+    max_slices: int = 10
 
     def __post_init__(self) -> None:
-        _positive(self, "resamples")
+        _positive(self, "resamples", "max_slices")
         _not_negative(self, "max_baseline_examples")
         if not 0 < self.confidence < 1:
             raise StageError(f"ScoreSpec.confidence is {self.confidence}; expected a number between 0 and 1, as 0.95")
@@ -75,17 +103,30 @@ class ReportSpec:
       num_examples: sample pictures of each task, and half as many best and worst each.
       max_image_side: pictures are shrunk to this side in pixels; smaller ones are kept as they are.
       max_classes: rows of the confusion table; rarer classes share the last row.
-      max_slices: question kinds listed.
     """
 
     title: str = ""
     num_examples: int = 8
     max_image_side: int = 320
     max_classes: int = 12
-    max_slices: int = 10
 
     def __post_init__(self) -> None:
-        _positive(self, "num_examples", "max_image_side", "max_classes", "max_slices")
+        _positive(self, "num_examples", "max_image_side", "max_classes")
+
+
+@dataclasses.dataclass(frozen=True)
+class GateSpec:
+    """What figures must reach for an evaluation to count as passed; the conditions are those of `PromoteSpec`.
+
+    Attributes:
+      min_value: metric key -> the figure must be at least this.
+      max_value: metric key -> the figure, an error, must be at most this.
+      min_margin: metric key -> the worse end of the interval must be better than the baseline by at least this.
+    """
+
+    min_value: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    max_value: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    min_margin: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,16 +180,23 @@ PREDICT = StageType(
     kind="predictions",
     spec=PredictSpec,
     run="uio2.evaluate.predict:run",
-    code_version="2",  # 2: rows hold truth and media
+    code_version="3",  # 2: rows hold truth and media; 3: further settings of decoding in the headers
 )
 SCORE = StageType(
     name="score",
     kind="report",
     spec=ScoreSpec,
     run="uio2.evaluate.score:run",
-    code_version="2",  # 2: intervals are drawn by metric, no longer by task and metric
+    code_version="3",  # 2: intervals are drawn by metric, no longer by task and metric; 3: slices
 )
-REPORT = StageType(name="report", kind="report", spec=ReportSpec, run="uio2.evaluate.report:run")
+REPORT = StageType(
+    name="report",
+    kind="report",
+    spec=ReportSpec,
+    run="uio2.evaluate.report:run",
+    code_version="2",  # 2: slices come from `score`
+)
+GATE = StageType(name="gate", kind="report", spec=GateSpec, run="uio2.evaluate.gate:run")
 PROMOTE = StageType(
     name="promote",
     kind="model",

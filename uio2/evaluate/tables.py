@@ -1,15 +1,19 @@
-"""Tables behind the figures: which class is taken for which, and how each kind of question fares."""
+"""Tables behind the figures: which class is taken for which, and how slices of the examples fare."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from uio2.evaluate.charts import Whisker, whisker
 from uio2.evaluate.predictions import Prediction
+from uio2.evaluate.slices import KINDS
 
 # Classes without a row of their own, and answers without a column.
 RARER, OTHER = "rarer", "other"
+MAX_FIGURES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,15 +36,6 @@ class Confusion:
 
     columns: tuple[str, ...]
     rows: tuple[ConfusionRow, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """A kind of question: its first words, how many there are, and the mean score."""
-
-    name: str
-    n: int
-    score: float
 
 
 def confusion(rows: Sequence[Prediction], *, max_classes: int) -> Confusion:
@@ -70,10 +65,46 @@ def _by_number(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if name.isdecimal() else (1, 0, name)
 
 
-def question_slices(rows: Sequence[Prediction], *, scores: Sequence[float], max_slices: int) -> tuple[Slice, ...]:
-    """Mean score by the first two words of the question, the most frequent kinds first."""
-    groups: dict[str, list[float]] = {}
-    for row, score in zip(rows, scores, strict=True):
-        groups.setdefault(" ".join(row.question.lower().split()[:2]) or "(no question)", []).append(score)
-    order = sorted(groups, key=lambda name: (-len(groups[name]), name))[:max_slices]
-    return tuple(Slice(f"{name} ...", len(groups[name]), sum(groups[name]) / len(groups[name])) for name in order)
+@dataclasses.dataclass(frozen=True)
+class SliceTable:
+    """The slices of one kind.
+
+    Attributes:
+      title: what they differ in.
+      metrics: names of the figures.
+      rows: name, number of examples, and a figure and its whisker per metric, None where the slice has none.
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[str, int, tuple[tuple[Mapping[str, float], Whisker] | None, ...]], ...]
+
+
+def slice_tables(
+    slices: Mapping[str, Sequence[Mapping[str, Any]]], *, metrics: Sequence[str]
+) -> tuple[SliceTable, ...]:
+    """The slices of a task as `metrics.json` holds them, each with its first two figures.
+
+    Args:
+      slices: kind -> slices with `slice`, `n` and `metrics`.
+      metrics: the order of the figures.
+    """
+    tables = []
+    for kind, found in slices.items():
+        there = {name for entry in found for name in entry["metrics"]}
+        shown = tuple(sorted(there, key=lambda name: (*metrics, name).index(name)))[:MAX_FIGURES]
+        highest = {name: max(e["metrics"][name]["high"] for e in found if name in e["metrics"]) for name in shown}
+        rows = tuple(
+            (e["slice"], e["n"], tuple(_figure(e["metrics"].get(name), top=highest[name]) for name in shown))
+            for e in found
+        )
+        tables.append(SliceTable(KINDS[kind][0], shown, rows))
+    return tuple(tables)
+
+
+def _figure(found: Mapping[str, float] | None, *, top: float) -> tuple[Mapping[str, float], Whisker] | None:
+    if found is None:
+        return None
+    # All slices on one scale.
+    placed = whisker(value=found["value"], low=found["low"], high=found["high"], baseline=None, most=top)
+    return found, placed

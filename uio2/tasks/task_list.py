@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.store import Store, artifact_of
 from uio2.tasks.families import all_tasks
 from uio2.tasks.mixtures import MIXTURES, shares
@@ -53,11 +54,17 @@ def dataset_of(task: Task, *, store: Store, given: Mapping[str, str]) -> tuple[s
     """What a task would read: a name to show and the TFDS directory; the newest of the store unless one is given."""
     if task.dataset in given:
         return given[task.dataset], Path(given[task.dataset])
-    need = DATASETS.get(task.dataset)
+    artifact = stored(task.dataset, store=store)
+    return (artifact.name, artifact.path / artifact.stats["tfds_dir"]) if artifact else None
+
+
+def stored(dataset: str, *, store: Store) -> Artifact | None:
+    """The newest artifact of the store that is the dataset of this input name; None if there is none."""
+    need = DATASETS.get(dataset)
     if need is None:
         return None
     for record, path in reversed(store.records()):
         artifact = artifact_of(record, path)
         if artifact.kind == "dataset" and artifact.name.endswith(f"/{need.stage}"):
-            return artifact.name, artifact.path / artifact.stats["tfds_dir"]
+            return artifact
     return None

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from uio2.tasks.metrics.bootstrap import Interval, bootstrap, bootstrap_counts, bootstrap_mean
 
@@ -53,6 +53,7 @@ class Result:
       scores: [n] what each example scored, None where an example alone has no score (corpus BLEU, AP).
       sums: [n, k] what each example adds to the sums the figure is made of, None for figures that rank all examples
         together.
+      statistic: with `sums`, the figure of column sums, [r, k] -> [r].
     """
 
     name: str
@@ -60,6 +61,7 @@ class Result:
     interval: Interval
     scores: Float[np.ndarray, " n"] | None = None
     sums: Float[np.ndarray, "n k"] | None = None
+    statistic: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
     def value(self) -> float:
@@ -135,7 +137,35 @@ def sums_result(
 ) -> Result:
     """A function of column sums ([r, k] -> [r])."""
     interval = bootstrap(sums, statistic=statistic, name=name, **dataclasses.asdict(resampling))
-    return Result(name, tuple(ids), interval, sums=np.asarray(sums, np.float64))
+    return Result(name, tuple(ids), interval, sums=np.asarray(sums, np.float64), statistic=statistic)
+
+
+def part(result: Result, chosen: Int[np.ndarray, " m"], *, resampling: Resampling) -> Result | None:
+    """The figure on some of the examples; None where what an example adds depends on the others."""
+    ids = [result.ids[i] for i in chosen]
+    if result.scores is not None:
+        return mean_result(result.name, ids=ids, scores=result.scores[chosen], resampling=resampling)
+    if result.sums is not None and result.statistic is not None:
+        return sums_result(
+            result.name, ids=ids, sums=result.sums[chosen], statistic=result.statistic, resampling=resampling
+        )
+    return None
+
+
+def joined(parts: Sequence[Result], *, resampling: Resampling) -> Result:
+    """The figure on the examples of all parts, in their order: bit for bit that of scoring them at once.
+
+    Raises:
+      ValueError: what an example adds to this figure depends on the others.
+    """
+    first, ids = parts[0], [example for found in parts for example in found.ids]
+    if all(found.scores is not None for found in parts):
+        scores = np.concatenate([found.scores for found in parts])
+        return mean_result(first.name, ids=ids, scores=scores, resampling=resampling)
+    if first.statistic is None or any(found.sums is None for found in parts):
+        raise ValueError(f"{first.name}: its examples are ranked together; score them at once")
+    sums = np.concatenate([found.sums for found in parts])
+    return sums_result(first.name, ids=ids, sums=sums, statistic=first.statistic, resampling=resampling)
 
 
 def counts_results(
