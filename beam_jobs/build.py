@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beam_jobs import dataflow, work_files
+from beam_jobs import dataflow, runs, work_files
 from beam_jobs.dead_letters import BYTES, check_threshold, dropped_by_reason
 from beam_jobs.job import Job
 from beam_jobs.quality.layout import Layout, layout_of
@@ -72,6 +72,7 @@ def build(
             ),
             dataflow.options_for(job, shared=shared, packages=work / "packages"),
         )
+    shutil.rmtree(work / runs.FOLDER, ignore_errors=True)
     written = [
         dataflow.fetched(Shard(**{**s, "letters": tuple(s["letters"])}), work) for s in lines(work / "written.jsonl")
     ]
@@ -176,7 +177,7 @@ def _check_settings(num_shards: int, limit: int | None, dropped: float, leaked: 
 
 def _clear(work: Path) -> None:
     """Removes results of an earlier attempt, except finished shards."""
-    for name in ("letters", "dead_letters"):
+    for name in ("letters", "dead_letters", runs.FOLDER):
         shutil.rmtree(work / name, ignore_errors=True)
     for path in work.glob("*.jsonl"):
         path.unlink()
