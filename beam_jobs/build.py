@@ -25,6 +25,7 @@ from beam_jobs import dataflow, runs, work_files
 from beam_jobs.dead_letters import BYTES, check_threshold, dropped_by_reason
 from beam_jobs.job import Job
 from beam_jobs.quality.layout import Layout, layout_of
+from beam_jobs.quality.looks import SUFFIX as LOOKS
 from beam_jobs.quality.page import Built
 from beam_jobs.quality.report import FILES, write_report
 from beam_jobs.runner import stage_error_in
@@ -69,6 +70,7 @@ def build(
                 folder=shared or str(work),
                 duplicates=duplicates,
                 keep_bytes=keep_bytes,
+                looks=quality == FULL,
             ),
             dataflow.options_for(job, shared=shared, packages=work / "packages"),
         )
@@ -207,7 +209,8 @@ def _watched(folder: Path, num_shards: int, progress: Callable[[int, int, str], 
 
     def report() -> None:
         while not stop.wait(POLL_SECONDS):
-            files = [p for p in folder.glob("*.tfrecord-*") if p.suffix != ".json"] if folder.is_dir() else []
+            found = folder.glob("*.tfrecord-*") if folder.is_dir() else ()
+            files = [p for p in found if p.suffix not in (".json", LOOKS)]
             size = sum(p.stat().st_size for p in files if p.exists())
             done = sum(1 for p in files if ".tmp-" not in p.name)
             # How many splits there are is known when the sources have been read; until then this is a guess.

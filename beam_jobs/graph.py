@@ -22,12 +22,14 @@ from beam_jobs.dead_letters import BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record, Row, order, shard_of
 from beam_jobs.quality.figures import Collector, Figures
 from beam_jobs.quality.layout import Layout
+from beam_jobs.quality.looks import SUFFIX, Notes
 from beam_jobs.runner import marked
 from beam_jobs.shards import Shard, read_back, write_shard
 from beam_jobs.tfrecord import RecordError
 from uio2.pipeline.stage import StageError
 
 LETTERS, TALLY, INFO, FIGURES = "letters", "tally", "info", "figures"
+SHARDS = "shards"
 _RANGES = 64  # of a split's records, while the limit is found
 
 
@@ -106,12 +108,13 @@ class KeepFirst(beam.DoFn):
 class WriteShards(beam.DoFn):
     """Writes the records of one (split, shard)."""
 
-    def __init__(self, job: Job, num_shards: int, folder: str, *, duplicates: str, keep_bytes: bool):
+    def __init__(self, job: Job, num_shards: int, folder: str, *, duplicates: str, keep_bytes: bool, looks: bool):
         self._job = job
         self._num_shards = num_shards
-        self._folder = os.path.join(folder, "shards")
+        self._folder = os.path.join(folder, SHARDS)
         self._duplicates = duplicates
         self._keep_in = folder if keep_bytes else None
+        self._looks = looks
 
     def process(self, element: tuple[tuple[str, int], Iterable[tuple[int, Record]]]) -> Iterator[str]:
         (split, index), ordered = element
@@ -125,6 +128,7 @@ class WriteShards(beam.DoFn):
                 folder=self._folder,
                 duplicates=self._duplicates,
                 keep_in=self._keep_in,
+                looks_wanted=self._looks,
             )
         except StageError as e:
             raise marked(e) from e
@@ -182,6 +186,7 @@ def build_graph(
     folder: str,
     duplicates: str,
     keep_bytes: bool,
+    looks: bool,
 ) -> None:
     """Adds the whole build to `pipeline`; results are files below `folder`, see `beam_jobs.build`."""
     joined = join_graph(pipeline, job, limit=limit, folder=folder, duplicates=duplicates)
@@ -191,7 +196,7 @@ def build_graph(
         >> beam.MapTuple(lambda split, ordered: ((split, shard_of(ordered[0], num_shards=num_shards)), ordered))
         | "GroupByShard" >> exchange.RecordsInOrder(exchange.folder_of(folder))
         | "WriteShards"
-        >> beam.ParDo(WriteShards(job, num_shards, folder, duplicates=duplicates, keep_bytes=keep_bytes))
+        >> beam.ParDo(WriteShards(job, num_shards, folder, duplicates=duplicates, keep_bytes=keep_bytes, looks=looks))
     )
     save_side_results(joined, folder)
     _save(shards, "written", folder)
@@ -248,10 +253,11 @@ def preview_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, sampl
 
 def verify_graph(pipeline: beam.Pipeline, job: Job, layout: Layout, shards: list[Shard], *, folder: str) -> None:
     """Adds the re-reading of published shards: `FOLDER/read_back.jsonl`, and the counts of `beam_jobs.quality`."""
+    again = beam.ParDo(ReadShardBack(job, layout, os.path.join(folder, SHARDS)))
     read = (
         pipeline
         | "Shards" >> beam.Create([(i, s.split, s.index, s.path) for i, s in enumerate(shards)], reshuffle=True)
-        | "ReadBack" >> beam.ParDo(ReadShardBack(job, layout)).with_outputs(FIGURES, main="lines")
+        | "ReadBack" >> again.with_outputs(FIGURES, main="lines")
     )
     _save(read["lines"], "read_back", folder)
     _ = (
@@ -264,13 +270,16 @@ def verify_graph(pipeline: beam.Pipeline, job: Job, layout: Layout, shards: list
 class ReadShardBack(beam.DoFn):
     """Reads one published shard through: what it holds, and its figures of quality."""
 
-    def __init__(self, job: Job, layout: Layout):
+    def __init__(self, job: Job, layout: Layout, notes: str):
         self._job = job
         self._layout = layout
+        self._notes = notes
 
     def process(self, element: tuple[int, str, int, str]) -> Iterator[Any]:
         number, split, index, path = element
-        collect = Collector(self._layout, split=split, shard=number)
+        # What is published is a link to, or a copy of, what lies beside its notes.
+        noted = work_files.read(os.path.join(self._notes, os.path.basename(path) + SUFFIX))
+        collect = Collector(self._layout, split=split, shard=number, notes=Notes.load(noted))
         try:
             found = read_back(self._job, split=split, index=index, path=path, observe=collect)
         except RecordError as e:

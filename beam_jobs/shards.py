@@ -19,6 +19,7 @@ from beam_jobs import work_files
 from beam_jobs.ahead import encoded
 from beam_jobs.dead_letters import BYTES, BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record
+from beam_jobs.quality.looks import SUFFIX, Notes
 from beam_jobs.tf_example import Example
 from beam_jobs.tfrecord import read_records, write_record
 
@@ -54,13 +55,15 @@ def write_shard(
     folder: str,
     duplicates: str = "drop",
     keep_in: str | None = None,
+    looks_wanted: bool = False,
 ) -> Shard:
     """Writes (or finds finished) one shard; bad records become letters, in the order of the records.
 
     `ordered` are (position, record) in order, of which one at a time is held; they are gone through twice where a
     finished shard has to be compared.
 
-    With `keep_in`, bytes at fault are written below that folder, as the letters say.
+    With `keep_in`, bytes at fault are written below that folder, as the letters say. With `looks_wanted`, what was seen
+    of pictures is kept beside the shard.
 
     Raises:
       StageError: two records have one key, and `duplicates` is `error`.
@@ -69,21 +72,25 @@ def write_shard(
     if (done := _finished(path, ordered)) is not None:
         return done
     asked = hashlib.sha256()
-    letters, written, size, seen = [], 0, 0, None
+    letters, written, size, seen, notes = [], 0, 0, None, Notes()
     with work_files.writer(path) as file:
-        for record, encode in encoded(job, _told(ordered, asked)):
+        for record, encode in encoded(job, _told(ordered, asked), looks_wanted=looks_wanted):
             try:
                 if record.key == seen:
                     raise BadRecord("duplicate_key", f"two records of split {split} have the key {record.key}")
-                data = encode()
+                made = encode()
             except BadRecord as bad:
                 letters.append(_letter(job, record, bad, keep_in=keep_in))
                 check_duplicate(letters[-1], duplicates=duplicates)
                 continue
             seen = record.key
-            write_record(file, data)
+            write_record(file, made.data)
+            notes.add(made.looks)
             written += 1
-            size += len(data)
+            size += len(made.data)
+    if looks_wanted:
+        with work_files.writer(f"{path}{SUFFIX}") as file:
+            notes.save(file)
     shard = Shard(split, index, path, written, size, asked.hexdigest(), tuple(letter.to_json() for letter in letters))
     with work_files.writer(_summary(path)) as file:
         file.write(json.dumps(dataclasses.asdict(shard)).encode())
