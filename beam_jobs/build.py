@@ -21,10 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beam_jobs import dataflow, work_files
+from beam_jobs import dataflow, runs, work_files
 from beam_jobs.dead_letters import BYTES, check_threshold, dropped_by_reason
 from beam_jobs.job import Job
 from beam_jobs.quality.layout import Layout, layout_of
+from beam_jobs.quality.looks import SUFFIX as LOOKS
 from beam_jobs.quality.page import Built
 from beam_jobs.quality.report import FILES, write_report
 from beam_jobs.runner import stage_error_in
@@ -69,9 +70,11 @@ def build(
                 folder=shared or str(work),
                 duplicates=duplicates,
                 keep_bytes=keep_bytes,
+                looks=quality == FULL,
             ),
             dataflow.options_for(job, shared=shared, packages=work / "packages"),
         )
+    shutil.rmtree(work / runs.FOLDER, ignore_errors=True)
     written = [
         dataflow.fetched(Shard(**{**s, "letters": tuple(s["letters"])}), work) for s in lines(work / "written.jsonl")
     ]
@@ -176,7 +179,7 @@ def _check_settings(num_shards: int, limit: int | None, dropped: float, leaked: 
 
 def _clear(work: Path) -> None:
     """Removes results of an earlier attempt, except finished shards."""
-    for name in ("letters", "dead_letters"):
+    for name in ("letters", "dead_letters", runs.FOLDER):
         shutil.rmtree(work / name, ignore_errors=True)
     for path in work.glob("*.jsonl"):
         path.unlink()
@@ -206,7 +209,8 @@ def _watched(folder: Path, num_shards: int, progress: Callable[[int, int, str], 
 
     def report() -> None:
         while not stop.wait(POLL_SECONDS):
-            files = [p for p in folder.glob("*.tfrecord-*") if p.suffix != ".json"] if folder.is_dir() else []
+            found = folder.glob("*.tfrecord-*") if folder.is_dir() else ()
+            files = [p for p in found if p.suffix not in (".json", LOOKS)]
             size = sum(p.stat().st_size for p in files if p.exists())
             done = sum(1 for p in files if ".tmp-" not in p.name)
             # How many splits there are is known when the sources have been read; until then this is a guess.

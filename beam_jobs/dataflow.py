@@ -19,12 +19,9 @@ from typing import Any
 
 from beam_jobs import work_files
 from beam_jobs.job import Job
-from beam_jobs.runner import DEFAULT, VARIABLE, WORK, pipeline_options
+from beam_jobs.runner import DEFAULT, ELSEWHERE, VARIABLE, WORK, pipeline_options
 from beam_jobs.shards import Shard
 from uio2.pipeline.stage import StageError
-
-# Runners whose workers are, or may be, other machines.
-ELSEWHERE = ("DataflowRunner",)
 
 
 def shared_work(job: Job, *, num_shards: int, limit: int | None) -> str:
@@ -89,7 +86,7 @@ def options_for(job: Job, *, shared: str, packages: Path) -> Any:
     if not shared:
         raise StageError(
             f"{_runner(options)}: its workers cannot write to this machine; give --work gs://BUCKET/FOLDER "
-            f"(or {WORK}), where they leave the shards"
+            f"(or {WORK}), where they leave the shards, or --out gs://BUCKET/DATASET, beside which they then do"
         )
     for path in sorted(set(_local_paths(dataclasses.asdict(job)))):  # type: ignore[call-overload]  # jobs are dataclasses
         raise StageError(

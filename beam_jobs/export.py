@@ -12,32 +12,43 @@ import secrets
 import shutil
 from pathlib import Path
 
+from beam_jobs import upload
 from beam_jobs.build import link
 from uio2.pipeline.artifact import RECORD, Artifact
+from uio2.pipeline.places import is_remote
 from uio2.pipeline.stage import StageError
 from uio2.pipeline.store import read_record
 
 
-def check_free(folder: Path) -> None:
-    """StageError if something else than a dataset of ours is at `folder`."""
-    folder = folder.expanduser()
+def check_free(out: str | os.PathLike[str]) -> None:
+    """StageError if something else than a dataset of ours is at `out`, a folder or a URL."""
+    if is_remote(os.fspath(out)):
+        upload.check_free(os.fspath(out))
+        return
+    folder = Path(out).expanduser()
     if not folder.exists() or (folder.is_dir() and (read_record(folder) or not any(folder.iterdir()))):
         return
     what = "a folder that holds other things" if folder.is_dir() else "a file"
     raise StageError(f"out = {folder}: {what}; give a new or empty folder, nothing is overwritten")
 
 
-def export(artifact: Artifact, folder: Path) -> Path:
-    """Makes `folder` the dataset; one that is there already, with the same bytes, stays.
+def export(artifact: Artifact, out: str | os.PathLike[str]) -> str:
+    """Makes `out` the dataset; one that is there already, with the same bytes, stays. Returns where it is.
+
+    Args:
+      artifact: a published dataset.
+      out: a folder, or an address on gs:// or s3:// (`upload`).
 
     Raises:
       StageError: something else is there, or another dataset.
     """
-    folder = folder.expanduser().absolute()
+    if is_remote(os.fspath(out)):
+        return upload.upload(artifact, os.fspath(out))
+    folder = Path(out).expanduser().absolute()
     check_free(folder)
     if there := read_record(folder):
         if there["digest"] == artifact.digest:
-            return folder
+            return str(folder)
         raise StageError(
             f"out = {folder}: holds {there['name']} with digest {there['digest'][:12]}, not {artifact.digest[:12]}; "
             "remove it or give another folder, nothing is overwritten"
@@ -64,7 +75,7 @@ def export(artifact: Artifact, folder: Path) -> Path:
         raise StageError(f"out = {folder}: cannot be written ({e.strerror}); give another folder") from e
     finally:
         os.close(held)
-    return folder
+    return str(folder)
 
 
 def _prefix(folder: Path) -> str:

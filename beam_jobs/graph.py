@@ -1,7 +1,7 @@
 """The Beam graph of a dataset: read, join by key, order by hashed key, write shards.
 
-    sources -> ReadSource -> GroupByKey(key) -> Assemble -> (limit) -> GroupByKey(split, shard) -> WriteShard
-                  |letters,tally,info               |letters,tally            |shard summaries with their letters
+    sources -> ReadSource -> RowsByKey -> Assemble -> (limit) -> RecordsInOrder(split, shard) -> WriteShard
+                  |letters,tally,info         |letters,tally            |shard summaries with their letters
 
 Every side result is a PCollection written as sorted JSON lines, not a counter: retried bundles count twice in
 counters and once in a collection.
@@ -17,17 +17,20 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_jobs import work_files
+from beam_jobs import exchange, work_files
 from beam_jobs.dead_letters import BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record, Row, order, shard_of
 from beam_jobs.quality.figures import Collector, Figures
 from beam_jobs.quality.layout import Layout
+from beam_jobs.quality.looks import SUFFIX, Notes
 from beam_jobs.runner import marked
 from beam_jobs.shards import Shard, read_back, write_shard
 from beam_jobs.tfrecord import RecordError
 from uio2.pipeline.stage import StageError
 
 LETTERS, TALLY, INFO, FIGURES = "letters", "tally", "info", "figures"
+SHARDS = "shards"
+_RANGES = 64  # of a split's records, while the limit is found
 
 
 class ReadSource(beam.DoFn):
@@ -88,24 +91,30 @@ class Assemble(beam.DoFn):
 class KeepFirst(beam.DoFn):
     """Keeps the records up to a position per split; the rest is counted as `over_limit`."""
 
-    def process(self, element: tuple[str, tuple[int, Record]], last: dict[str, list[int]]) -> Iterator[Any]:
-        split, (position, record) = element
-        if position <= last[split][-1]:
-            yield element
-        else:
-            for kind, n in record.counts.items():
-                yield beam.pvalue.TaggedOutput(TALLY, (f"over_limit/{kind}", n))
+    def process(
+        self, element: tuple[tuple[str, int], Iterable[tuple[int, Record]]], last: dict[str, list[int]]
+    ) -> Iterator[Any]:
+        (split, _), ordered = element
+        over: dict[str, int] = {}
+        for position, record in ordered:
+            if position <= last[split][-1]:
+                yield split, (position, record)
+            else:
+                _add(over, record.counts)
+        for kind, n in over.items():
+            yield beam.pvalue.TaggedOutput(TALLY, (f"over_limit/{kind}", n))
 
 
 class WriteShards(beam.DoFn):
     """Writes the records of one (split, shard)."""
 
-    def __init__(self, job: Job, num_shards: int, folder: str, *, duplicates: str, keep_bytes: bool):
+    def __init__(self, job: Job, num_shards: int, folder: str, *, duplicates: str, keep_bytes: bool, looks: bool):
         self._job = job
         self._num_shards = num_shards
-        self._folder = os.path.join(folder, "shards")
+        self._folder = os.path.join(folder, SHARDS)
         self._duplicates = duplicates
         self._keep_in = folder if keep_bytes else None
+        self._looks = looks
 
     def process(self, element: tuple[tuple[str, int], Iterable[tuple[int, Record]]]) -> Iterator[str]:
         (split, index), ordered = element
@@ -119,6 +128,7 @@ class WriteShards(beam.DoFn):
                 folder=self._folder,
                 duplicates=self._duplicates,
                 keep_in=self._keep_in,
+                looks_wanted=self._looks,
             )
         except StageError as e:
             raise marked(e) from e
@@ -135,8 +145,9 @@ class Joined:
     letters: tuple[beam.PCollection, ...]
 
 
-def join_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, duplicates: str) -> Joined:
-    """Adds reading, joining and the limit to `pipeline`; nothing is written."""
+def join_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, folder: str, duplicates: str) -> Joined:
+    """Adds reading, joining and the limit to `pipeline`; what is left below `folder` is of use to this graph alone."""
+    rows_in = exchange.folder_of(folder)
     read = (
         pipeline
         | "Sources" >> beam.Create(list(job.sources()), reshuffle=True)
@@ -145,13 +156,22 @@ def join_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, duplicat
     info = read[INFO] | "DistinctInfo" >> beam.Distinct()
     assemble = beam.ParDo(Assemble(job, duplicates), beam.pvalue.AsList(info))
     joined = (
-        read["rows"] | "Join" >> beam.GroupByKey() | "Assemble" >> assemble.with_outputs(LETTERS, TALLY, main="records")
+        read["rows"]
+        | "Join" >> exchange.RowsByKey(rows_in)
+        | "Assemble" >> assemble.with_outputs(LETTERS, TALLY, main="records")
     )
     records, tallies = joined["records"], [read[TALLY], joined[TALLY]]
     if limit is not None:
         positions = records | "Positions" >> beam.MapTuple(lambda split, ordered: (split, ordered[0]))
         last = positions | "FirstPerSplit" >> beam.combiners.Top.SmallestPerKey(limit)
-        kept = records | "Limit" >> beam.ParDo(KeepFirst(), beam.pvalue.AsDict(last)).with_outputs(TALLY, main="kept")
+        # All records have to be waited for, so they lie elsewhere than in memory for that time.
+        kept = (
+            records
+            | "ByRange"
+            >> beam.MapTuple(lambda split, ordered: ((split, shard_of(ordered[0], num_shards=_RANGES)), ordered))
+            | "GroupByRange" >> exchange.RecordsInOrder(rows_in)
+            | "Limit" >> beam.ParDo(KeepFirst(), beam.pvalue.AsDict(last)).with_outputs(TALLY, main="kept")
+        )
         records = kept["kept"]
         tallies.append(kept[TALLY])
     return Joined(records, info, tuple(tallies), (read[LETTERS], joined[LETTERS]))
@@ -166,16 +186,17 @@ def build_graph(
     folder: str,
     duplicates: str,
     keep_bytes: bool,
+    looks: bool,
 ) -> None:
     """Adds the whole build to `pipeline`; results are files below `folder`, see `beam_jobs.build`."""
-    joined = join_graph(pipeline, job, limit=limit, duplicates=duplicates)
+    joined = join_graph(pipeline, job, limit=limit, folder=folder, duplicates=duplicates)
     shards = (
         joined.records
         | "ByShard"
         >> beam.MapTuple(lambda split, ordered: ((split, shard_of(ordered[0], num_shards=num_shards)), ordered))
-        | "GroupByShard" >> beam.GroupByKey()
+        | "GroupByShard" >> exchange.RecordsInOrder(exchange.folder_of(folder))
         | "WriteShards"
-        >> beam.ParDo(WriteShards(job, num_shards, folder, duplicates=duplicates, keep_bytes=keep_bytes))
+        >> beam.ParDo(WriteShards(job, num_shards, folder, duplicates=duplicates, keep_bytes=keep_bytes, looks=looks))
     )
     save_side_results(joined, folder)
     _save(shards, "written", folder)
@@ -213,7 +234,7 @@ class Sample(beam.DoFn):
 
 def preview_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, sample: int, folder: str, duplicates: str):
     """Adds what a dry run looks at: everything joined and counted, the first `sample` records of each split encoded."""
-    joined = join_graph(pipeline, job, limit=limit, duplicates=duplicates)
+    joined = join_graph(pipeline, job, limit=limit, folder=folder, duplicates=duplicates)
     save_side_results(joined, folder)
     sizes = (
         joined.records
@@ -232,10 +253,11 @@ def preview_graph(pipeline: beam.Pipeline, job: Job, *, limit: int | None, sampl
 
 def verify_graph(pipeline: beam.Pipeline, job: Job, layout: Layout, shards: list[Shard], *, folder: str) -> None:
     """Adds the re-reading of published shards: `FOLDER/read_back.jsonl`, and the counts of `beam_jobs.quality`."""
+    again = beam.ParDo(ReadShardBack(job, layout, os.path.join(folder, SHARDS)))
     read = (
         pipeline
         | "Shards" >> beam.Create([(i, s.split, s.index, s.path) for i, s in enumerate(shards)], reshuffle=True)
-        | "ReadBack" >> beam.ParDo(ReadShardBack(job, layout)).with_outputs(FIGURES, main="lines")
+        | "ReadBack" >> again.with_outputs(FIGURES, main="lines")
     )
     _save(read["lines"], "read_back", folder)
     _ = (
@@ -248,13 +270,16 @@ def verify_graph(pipeline: beam.Pipeline, job: Job, layout: Layout, shards: list
 class ReadShardBack(beam.DoFn):
     """Reads one published shard through: what it holds, and its figures of quality."""
 
-    def __init__(self, job: Job, layout: Layout):
+    def __init__(self, job: Job, layout: Layout, notes: str):
         self._job = job
         self._layout = layout
+        self._notes = notes
 
     def process(self, element: tuple[int, str, int, str]) -> Iterator[Any]:
         number, split, index, path = element
-        collect = Collector(self._layout, split=split, shard=number)
+        # What is published is a link to, or a copy of, what lies beside its notes.
+        noted = work_files.read(os.path.join(self._notes, os.path.basename(path) + SUFFIX))
+        collect = Collector(self._layout, split=split, shard=number, notes=Notes.load(noted))
         try:
             found = read_back(self._job, split=split, index=index, path=path, observe=collect)
         except RecordError as e:

@@ -16,15 +16,14 @@ import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.builders import BUILDERS, Builder
 from beam_jobs.job import Job
-from beam_jobs.runner import VARIABLE, with_runner
+from beam_jobs.runner import VARIABLE, WORK, runs_elsewhere, with_runner
 from beam_jobs.specs import IMPORT_FILES, ImportFilesSpec
 from uio2.pipeline.artifact import Artifact
-from uio2.pipeline.places import AnyPlace
+from uio2.pipeline.places import AnyPlace, is_remote
 from uio2.pipeline.stage import Pipeline, Source, Stage, StageType, UsageError
 
 NAME = "datasets"
@@ -38,7 +37,7 @@ class BuildOptions:
       sources: a folder or file by role, as the dataset's entry of `BUILDERS` lists them.
       spec: the recipe; None takes the dataset's defaults.
       store: the folder that keeps everything; "" is `UIO2_HOME`, else `./.uio2`.
-      out: where the finished dataset is put besides; None puts it nowhere else.
+      out: where the finished dataset is put besides, a folder or gs:// or s3://; None puts it nowhere else.
       runner: a Beam runner, with flags of Beam's behind it if need be; "" leaves `UIO2_BEAM_OPTIONS` as it is.
     """
 
@@ -66,29 +65,35 @@ def make(type: StageType, options: BuildOptions) -> Artifact:
     name = name_of(type, spec)
     given = checked_sources([name], {role: os.fspath(path) for role, path in options.sources.items()})
     if options.out is not None:
-        check_free(Path(options.out))
+        check_free(options.out)
     stages = stages_of(name, given, spec=spec)
-    with running_on(options.runner):
+    with running_on(options.runner, out=os.fspath(options.out or "")):
         runner = Runner(Store(options.store or None), pipeline=NAME)
         artifact = Execution(Pipeline(NAME, stages), runner).run()[stages[-1].name].artifact
     if options.out is not None:
-        export(artifact, Path(options.out))
+        export(artifact, options.out)
     return artifact
 
 
 @contextmanager
-def running_on(runner: str) -> Iterator[None]:
-    """Has builds, which run in child processes, use a Beam runner; "" changes nothing."""
-    before = os.environ.get(VARIABLE)
+def running_on(runner: str, *, out: str = "") -> Iterator[None]:
+    """Has builds, which run in child processes, use a Beam runner; "" changes nothing.
+
+    Workers elsewhere that are not told where to leave their shards do so beside `out`, if that is on a store.
+    """
+    before = {name: os.environ.get(name) for name in (VARIABLE, WORK)}
     if runner:
-        os.environ[VARIABLE] = with_runner(runner, before or "")
+        os.environ[VARIABLE] = with_runner(runner, before[VARIABLE] or "")
+    if is_remote(out) and not before[WORK] and runs_elsewhere(os.environ.get(VARIABLE, "")):
+        os.environ[WORK] = f"{out.rstrip('/')}-work"
     try:
         yield
     finally:
-        if runner and before is None:
-            del os.environ[VARIABLE]
-        elif runner:
-            os.environ[VARIABLE] = before or ""
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def name_of(type: StageType, spec: Any) -> str:

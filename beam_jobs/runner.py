@@ -19,6 +19,7 @@ VARIABLE = "UIO2_BEAM_OPTIONS"
 WORK = "UIO2_BEAM_WORK"  # where workers on other machines leave what they write: gs:// or s3://
 # Asked for by name: "DirectRunner" first tries to download another runner.
 DEFAULT = ("--runner=FnApiRunner",)
+ELSEWHERE = ("DataflowRunner",)  # its workers are, or may be, other machines
 _MARK = re.compile(r"<<stage-error>>(.*?)<</stage-error>>", re.S)
 
 
@@ -29,6 +30,11 @@ def with_runner(runner: str, given: str) -> str:
         raise UsageError(f"runner = {runner!r}: expected a runner's name first, for example FnApiRunner")
     others = [flag for flag in shlex.split(given) if not flag.startswith("--runner=")]
     return shlex.join([f"--runner={name}", *others, *flags])
+
+
+def runs_elsewhere(given: str) -> bool:
+    """Whether Beam options name a runner whose workers are, or may be, other machines."""
+    return any(word.rpartition("=")[2] in ELSEWHERE for word in shlex.split(given))
 
 
 def pipeline_options(flags: Sequence[str] | None = None) -> Any:

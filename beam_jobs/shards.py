@@ -1,4 +1,4 @@
-"""Writes one shard: sorts its records, reads the bytes each needs, checks, encodes, and publishes by rename.
+"""Writes one shard: reads the bytes that each of its records needs, checks, encodes, and publishes by rename.
 
 Only joined annotations arrive here through the shuffle; image bytes go from their file straight into the shard.
 A finished shard leaves a summary beside it. A killed build finds the summary, sees that the same records are asked
@@ -19,6 +19,7 @@ from beam_jobs import work_files
 from beam_jobs.ahead import encoded
 from beam_jobs.dead_letters import BYTES, BadRecord, Letter, check_duplicate
 from beam_jobs.job import Job, Record
+from beam_jobs.quality.looks import SUFFIX, Notes
 from beam_jobs.tf_example import Example
 from beam_jobs.tfrecord import read_records, write_record
 
@@ -54,35 +55,43 @@ def write_shard(
     folder: str,
     duplicates: str = "drop",
     keep_in: str | None = None,
+    looks_wanted: bool = False,
 ) -> Shard:
-    """Writes (or finds finished) one shard; bad records become letters, sorted as the records are.
+    """Writes (or finds finished) one shard; bad records become letters, in the order of the records.
 
-    With `keep_in`, bytes at fault are written below that folder, as the letters say.
+    `ordered` are (position, record) in order, of which one at a time is held; they are gone through twice where a
+    finished shard has to be compared.
+
+    With `keep_in`, bytes at fault are written below that folder, as the letters say. With `looks_wanted`, what was seen
+    of pictures is kept beside the shard.
 
     Raises:
       StageError: two records have one key, and `duplicates` is `error`.
     """
-    records = [record for _, record in sorted(ordered, key=lambda pair: (pair[0], pair[1].key))]
-    asked = _digest(records)
     path = os.path.join(folder, shard_name(job.name, split, index, num_shards))
-    if (done := _finished(path, asked)) is not None:
+    if (done := _finished(path, ordered)) is not None:
         return done
-    letters, written, size, seen = [], 0, 0, None
+    asked = hashlib.sha256()
+    letters, written, size, seen, notes = [], 0, 0, None, Notes()
     with work_files.writer(path) as file:
-        for record, encode in encoded(job, records):
+        for record, encode in encoded(job, _told(ordered, asked), looks_wanted=looks_wanted):
             try:
                 if record.key == seen:
                     raise BadRecord("duplicate_key", f"two records of split {split} have the key {record.key}")
-                data = encode()
+                made = encode()
             except BadRecord as bad:
                 letters.append(_letter(job, record, bad, keep_in=keep_in))
                 check_duplicate(letters[-1], duplicates=duplicates)
                 continue
             seen = record.key
-            write_record(file, data)
+            write_record(file, made.data)
+            notes.add(made.looks)
             written += 1
-            size += len(data)
-    shard = Shard(split, index, path, written, size, asked, tuple(letter.to_json() for letter in letters))
+            size += len(made.data)
+    if looks_wanted:
+        with work_files.writer(f"{path}{SUFFIX}") as file:
+            notes.save(file)
+    shard = Shard(split, index, path, written, size, asked.hexdigest(), tuple(letter.to_json() for letter in letters))
     with work_files.writer(_summary(path)) as file:
         file.write(json.dumps(dataclasses.asdict(shard)).encode())
     return shard
@@ -109,22 +118,27 @@ def _letter(job: Job, record: Record, bad: BadRecord, *, keep_in: str | None) ->
     )
 
 
-def _digest(records: Sequence[Record]) -> str:
-    # `asdict` copies every value: half of what this took.
-    text = json.dumps([vars(r) for r in records], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _told(ordered: Iterable[tuple[int, Record]], digest: hashlib._Hash) -> Iterator[Record]:
+    """The records, each told to the digest of what a shard was asked to hold."""
+    for _, record in ordered:
+        # `asdict` copies every value: half of what this took.
+        digest.update(json.dumps(vars(record), sort_keys=True, default=str).encode())
+        yield record
 
 
 def _summary(path: str) -> str:
     return f"{path}.json"
 
 
-def _finished(path: str, asked: str) -> Shard | None:
+def _finished(path: str, ordered: Iterable[tuple[int, Record]]) -> Shard | None:
     summary = work_files.read(_summary(path))
     if summary is None or not work_files.exists(path):
         return None
     value = json.loads(summary)
-    if value["asked"] != asked or value["path"] != path:
+    asked = hashlib.sha256()
+    for _ in _told(ordered, asked):
+        pass
+    if value["asked"] != asked.hexdigest() or value["path"] != path:
         return None
     return Shard(**{**value, "letters": tuple(value["letters"])})
 

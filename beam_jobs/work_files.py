@@ -21,14 +21,14 @@ from uio2.pipeline.stage import UsageError
 SCHEMES = ("gs", "s3")
 
 
-def check_writable(url: str) -> str:
+def check_writable(url: str, *, what: str = "work") -> str:
     """The URL without a slash at its end.
 
     Raises:
       UsageError: nothing is written there.
     """
     if not is_remote(url) or scheme_of(url) not in SCHEMES:
-        raise UsageError(f"work = {url}: expected a place that every worker can write to, gs:// or s3://")
+        raise UsageError(f"{what} = {url}: expected a place that every worker can write to, gs:// or s3://")
     return url.rstrip("/")
 
 

@@ -3,6 +3,7 @@
     layout        TFDS features -> which fields are pictures, boxes, classes, texts, sound, frames
     measures      numbers and names counted so that the counts of parts can be added
     hashes        content (64 bits of sha256) and look of a picture (64 bits of its low frequencies)
+    looks         what was seen of a picture as it was checked, kept beside its shard
     figures       one pass over a shard -> `Figures`; those of all shards added up, two files in `work`
     doubles       the hashes of all records -> duplicates and leakage between splits; `near`: look-alikes
     cards         a few records, read again from the shards, as things to see

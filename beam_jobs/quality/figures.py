@@ -20,6 +20,7 @@ import numpy as np
 
 from beam_jobs.quality.hashes import content_hash, is_picture, look
 from beam_jobs.quality.layout import Boxes, Classes, Layout
+from beam_jobs.quality.looks import Notes
 from beam_jobs.quality.measures import Names, Numbers
 from beam_jobs.tf_example import Example
 
@@ -121,18 +122,20 @@ class Figures:
 
 
 class Collector:
-    """The figures of one shard; call it with each record in turn."""
+    """The figures of one shard; call it with each record in turn. `notes` say what was seen as it was written."""
 
-    def __init__(self, layout: Layout, *, split: str, shard: int):
+    def __init__(self, layout: Layout, *, split: str, shard: int, notes: Notes):
         self.figures = Figures()
         self._layout = layout
         self._split = split
         self._shard = shard
+        self._notes = notes
         self._rows: list[tuple[int, int, int, int]] = []
 
     def __call__(self, example: Example) -> None:
         layout = self._layout
-        visual = self._image(example) if layout.image else 0
+        record = self.figures.records + len(self._rows)
+        visual = self._image(example, record) if layout.image else 0
         for boxes in layout.boxes:
             self._boxes(boxes, example.floats.get(boxes.key, ()))
         for classes in layout.classes:
@@ -143,7 +146,7 @@ class Collector:
             self._number("frames", layout.frames.name, len(_strings(example, layout.frames.key)))
         if layout.sound or layout.seconds:
             self._clip(example)
-        place = Place(self._shard, self.figures.records + len(self._rows)).packed
+        place = Place(self._shard, record).packed
         self._rows.append((_content(layout, example), visual, _key(layout, example), place))
         if len(self._rows) >= _AT_ONCE:
             self.finish()
@@ -160,10 +163,12 @@ class Collector:
     def _name(self, what: str, field: str, value: str) -> None:
         self.figures.name(self._split, what, field).add(value)
 
-    def _image(self, example: Example) -> int:
+    def _image(self, example: Example, record: int) -> int:
         assert self._layout.image
         name = self._layout.image.name
-        seen = look(next(iter(_strings(example, self._layout.image.key)), b""), decode=self._layout.decode)
+        data = next(iter(_strings(example, self._layout.image.key)), b"")
+        noted = self._notes.look(record, data) if self._layout.decode else None
+        seen = noted or look(data, decode=self._layout.decode)
         if seen is None:
             self._name("problems", name, "cannot be decoded")
             return 0

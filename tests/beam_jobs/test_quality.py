@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 import shutil
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_jobs.quality import doubles, near
+from beam_jobs.images import stored_image
+from beam_jobs.quality import doubles, looks, near
 from beam_jobs.quality.figures import ROW, Place
+from beam_jobs.quality.hashes import look
 from beam_jobs.quality.measures import MOST_NAMES, Names
 from beam_jobs.specs import (
     BUILD_AUDIO,
@@ -71,6 +74,27 @@ def test_duplicates_look_alikes_and_leaks_are_found(built: Built, planted: Path)
     assert sorted(group) == sorted([f"train: {train[0]}", f"train: {train[1]}", f"validation: {validation[0]}"])
     (pair,) = report["near_duplicates"]["pairs"]
     assert pair["keys"] == [f"train: {train[2]}", f"validation: {validation[1]}"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "format", "size"),
+    [("RGB", "JPEG", (300, 200)), ("L", "JPEG", (700, 90)), ("RGB", "JPEG", (40, 30)), ("RGBA", "PNG", (90, 70))],
+)
+def test_a_look_noted_in_checking_is_that_of_decoding_again(mode: str, format: str, size: tuple[int, int]):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 4), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize(size).convert(mode).save(file, format)
+    data = file.getvalue()
+    with looks.noting() as rows:
+        stored_image(data, max_pixels=10**6)
+    notes = looks.Notes()
+    notes.add([])
+    notes.add(rows)
+    kept = io.BytesIO()
+    notes.save(kept)
+    found = looks.Notes.load(kept.getvalue())
+    assert found.look(1, data) == look(data, decode=True)
+    assert [found.look(n, d) for n, d in ((0, data), (1, data + b" "), (2, data))] == [None, None, None]
 
 
 def test_figures_are_those_of_the_annotation_files(built: Built):

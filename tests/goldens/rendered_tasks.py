@@ -130,7 +130,8 @@ def _write(job: Job, folder: Path) -> Path:
     out = folder / job.name / VERSION
     shards = {}
     for split in sorted({record.split for record in records}):
-        ordered = [(order(job.name, split, record.key), record) for record in records if record.split == split]
+        found = [(order(job.name, split, record.key), record) for record in records if record.split == split]
+        ordered = sorted(found, key=lambda pair: pair[0])
         shard = write_shard(job, split=split, index=0, num_shards=1, ordered=ordered, folder=str(out))
         shards[split] = [(shard.records, shard.bytes)]
     write_metadata(out, name=job.name, version=VERSION, description="", features=job.features(info), shards=shards)

@@ -56,7 +56,9 @@ def add(commands: Any) -> None:
     build.add_argument(
         "--dead_letter_bytes", action="store_true", default=None, help="keep the bytes of dropped files too"
     )
-    build.add_argument("--out", metavar="DIR", help="put the finished dataset there too; nothing is overwritten")
+    build.add_argument(
+        "--out", metavar="DIR", help="put the finished dataset there too, also gs:// and s3://; nothing is overwritten"
+    )
     build.add_argument(
         "--runner", default="", metavar="NAME", help="Beam's, and its flags, quoted (default: $UIO2_BEAM_OPTIONS)"
     )
@@ -82,7 +84,7 @@ def run_build(args: argparse.Namespace) -> int:
         raise UsageError(f"--{'dry_run' if args.dry_run else 'out'}: stage {names[0]} makes no dataset; leave it out")
     from beam_jobs.request import running_on
 
-    with running_on(args.runner):
+    with running_on(args.runner, out=args.out or ""):
         return _built(args, _changed(args, pipeline, names), names)
 
 
@@ -93,11 +95,11 @@ def _built(args: argparse.Namespace, pipeline: Pipeline, names: Sequence[str]) -
         return run_stages(args, pipeline, names)
     from beam_jobs.export import check_free, export
 
-    out = Path(args.out)
+    out = args.out
     if len(names) != 1:
         raise UsageError(f"--out {out}: takes one dataset, and {len(names)} are to be built: {', '.join(names)}")
     check_free(out)
-    return run_stages(args, pipeline, names, then=lambda artifact: {"out": str(export(artifact, out))})
+    return run_stages(args, pipeline, names, then=lambda artifact: {"out": export(artifact, out)})
 
 
 def _pipeline(args: argparse.Namespace) -> Pipeline:
