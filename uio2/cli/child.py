@@ -19,7 +19,7 @@ from pathlib import Path
 from uio2.cli.lean_imports import keep_extras_from_keras
 from uio2.pipeline.artifact import ArtifactError, canonical_json
 from uio2.pipeline.guard import die_with
-from uio2.pipeline.job import EVENTS_VARIABLE, Job, Result
+from uio2.pipeline.job import EVENTS_VARIABLE, METRICS, Job, Result
 from uio2.pipeline.stage import StageContext, StageError
 
 EVENT_EVERY_S = 0.5
@@ -69,6 +69,7 @@ def run_job(job: Job) -> Result:
             work=Path(job.work),
             progress=reports.progress,
             metric=reports.metric,
+            logs=Path(job.metrics.removesuffix(METRICS)),
         )
         stats = dict(run(spec, context) or {})
         canonical_json(stats)  # a value that is not JSON, or NaN, fails here and not when the record is written

@@ -19,7 +19,7 @@ from uio2.pipeline import registry
 from uio2.pipeline.artifact import SOURCE, Artifact
 from uio2.pipeline.changes import differences
 from uio2.pipeline.console import Console, Progress, duration
-from uio2.pipeline.job import Job, Result
+from uio2.pipeline.job import METRICS, Job, Result
 from uio2.pipeline.launch.launcher import Launch, Launcher, Local
 from uio2.pipeline.process import PACKAGE_ROOT, Cancelled, Ended
 from uio2.pipeline.stage import Stage, StageError, spec_to_json
@@ -119,7 +119,7 @@ class Runner:
             name=name,
             started=round(time.time(), 3),
             log=str((logs / f"{directory.name}.log").relative_to(self.store.root)),
-            metrics=str((logs / f"{directory.name}.metrics.jsonl").relative_to(self.store.root)),
+            metrics=str((logs / f"{directory.name}{METRICS}").relative_to(self.store.root)),
             recipe=recipe_of(stage, inputs),
         )
         self._say(stage, f"started, fingerprint {fingerprint[:12]}")
