@@ -148,7 +148,7 @@ class StepSpec:
     ema_decay: float | None = None
     ema_from: int = 0
     publish_ema: bool = True
-    norms: bool = False
+    norms: bool = True
 
     def __post_init__(self) -> None:
         check_counts(self, "microbatches")
@@ -350,7 +350,7 @@ TRAIN = StageType(
     spec=TrainSpec,
     run="uio2.train.train_stage:run",
     # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels; 4: operative_config.gin is written;
-    # 5: adamw leaves stacked scales and biases alone
+    # 5: adamw leaves stacked scales and biases alone, losses by task and tokens in the history
     code_version="5",
     volatile=_VOLATILE,
 )
