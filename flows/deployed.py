@@ -11,6 +11,7 @@ Run: prefect deployment run build-coco -p images=train2017 -p annotations=annota
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow, get_run_logger
@@ -18,9 +19,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import build, nightly, pipelines, tokenizer
+from flows import evaluate as evaluations
 from flows import finetune as recipes
 from flows.checks import check_beam_options, check_sources
 from flows.stages import run_stages
+from uio2.evaluate.gate import refuse
 from uio2.pipeline.console import Console
 from uio2.pipeline.execution import Execution
 from uio2.pipeline.plan import upstream
@@ -252,6 +255,33 @@ def finetune_nightly(
     tonight = nightly.night(settings, datasets=nightly.built(builds, made), store=store)
     get_run_logger().info(tonight.about)
     return made + run_pipeline(tonight.pipeline)
+
+
+@flow(name="evaluate", **_options)
+def evaluate(
+    suite: str, checkpoint: str, model: str = "", tokenizer: str = "", datasets: dict[str, str] = {},  # noqa: B006
+    limit: Annotated[int, Field(ge=0)] = 0, gin: Bindings = (),
+) -> Made:  # fmt: skip
+    """A checkpoint by a suite, as `uio2 evaluate` does it: the flow fails where its gate is not passed.
+
+    Args:
+        suite: a file of configs/evaluate, or your own.
+        checkpoint: model or artifact of the store, or a folder (ours, T5X, Hugging Face).
+        model: a file of configs/models; empty where the checkpoint says what it is.
+        tokenizer: a SentencePiece model; empty for the checkpoint's own.
+        datasets: TFDS folders by name, for example {"refcoco": "data/ref_coco"}; the others are the store's newest.
+        limit: examples of each task; 0 for all.
+        gin: gin bindings, one value each, for example SPLIT='test'.
+    """
+    given = {"CHECKPOINT": checkpoint, "TOKENIZER": tokenizer, "LIMIT": limit}
+    bindings = [f"{name}={value!r}" for name, value in given.items() if value]
+    files = [file for file in (model, suite) if file]
+    ready = evaluations.prepared(files, [*gin, *bindings], store=Store(None).prepare(), given=datasets)
+    made = run_pipeline(ready.pipeline)
+    for artifact in made:
+        if artifact["name"].endswith("/gate"):
+            refuse(Path(artifact["uri"]))
+    return made
 
 
 @flow(name="pipeline", **_options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,55 @@ def test_equal_predictions_give_equal_bytes(world, scored, tmp_path):
     assert digest_directory(context.out) == scored["score"].digest
 
 
+def test_scoring_as_a_beam_job_gives_the_same_bytes(world, scored, tmp_path, monkeypatch):
+    context = tiny.context(tmp_path / "beam", **world.inputs)
+    monkeypatch.setenv("UIO2_SCORE", "beam")
+    score.run(ScoreSpec(resamples=200), context)
+    assert digest_directory(context.out) == scored["score"].digest
+    rows = tiny.rows_of("refcoco_unc", found=world.validation, skill=1.0)
+    broken = tiny.write_predictions(
+        tmp_path / "p", rows={"refcoco_unc": [dataclasses.replace(row, true_box=None) for row in rows]}
+    )
+    with pytest.raises(StageError, match=r"^task 'refcoco_unc', example '\d+-.*': true_box is null"):
+        score.run(ScoreSpec(resamples=20), tiny.context(tmp_path / "b", **world.inputs | {"predictions": broken}))
+
+
+def test_slices_of_a_kind_add_up_to_the_whole(world, scored):
+    found = read_metrics(scored["score"].path)
+    assert found["slices"].keys() == set(tiny.TASKS)
+    for task, kinds in found["slices"].items():
+        prefix = found["tasks"][task]["prefix"]
+        for entries in kinds.values():
+            assert sum(entry["n"] for entry in entries) == len(world.validation)
+            for metric in set.intersection(*(set(entry["metrics"]) for entry in entries)) - {"bleu_4"}:
+                mean = sum(e["n"] * e["metrics"][metric]["value"] for e in entries) / len(world.validation)
+                assert mean == pytest.approx(found["metrics"][f"{prefix}/{metric}"]["value"], abs=1e-5)
+    kinds = found["slices"]["vqa_coco_2017"]["question_kind"]
+    assert {entry["slice"]: entry["n"] for entry in kinds} == {"how many": 8, "what digit": 8}
+
+
+def test_figures_and_slices_are_those_asked_for(world, tmp_path):
+    context = tiny.context(tmp_path / "s", **world.inputs)
+    spec = ScoreSpec(resamples=20, metrics={"caption": ("bleu_1",)}, slices=("question_kind",), max_slices=1)
+    score.run(spec, context)
+    found = read_metrics(context.out)
+    assert [key for key in found["metrics"] if key.startswith("caption/")] == ["caption/bleu_1"]
+    assert {task: list(kinds) for task, kinds in found["slices"].items()} == {"vqa_coco_2017": ["question_kind"]}
+    assert [entry["slice"] for entry in found["slices"]["vqa_coco_2017"]["question_kind"]] == ["how many", "(other)"]
+    with pytest.raises(StageError, match="its way of scoring gives"):
+        score.run(ScoreSpec(metrics={"vqa": ("bleu",)}), tiny.context(tmp_path / "s2", **world.inputs))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_every_version_score_as_they_did(world, tmp_path, version):
+    folder = Path(__file__).parent / "fixtures" / f"predictions_v{version}"
+    predictions = tiny.artifact(folder, kind="predictions", name="digits/predict")
+    context = tiny.context(tmp_path / "s", **world.inputs | {"predictions": predictions})
+    score.run(ScoreSpec(resamples=20, baseline_split="nowhere"), context)
+    found = {key: row["value"] for key, row in read_metrics(context.out)["metrics"].items()}
+    assert found == json.loads((folder.parent / f"expected_v{version}.json").read_text())
+
+
 def test_unusable_answers_are_counted(world, tmp_path):
     rows = {task: tiny.rows_of(task, found=world.validation, skill=1.0) for task in tiny.TASKS}
     rows["refcoco_unc"][0] = dataclasses.replace(rows["refcoco_unc"][0], text="<extra_id_300> nothing")
@@ -96,15 +146,15 @@ def test_a_split_that_is_not_there_has_no_baseline(world, tmp_path):
     assert all(line["baseline"] == {} for line in lines)
 
 
-def test_pictures_without_a_figure_stand_beside_what_is_scored(world, tmp_path):
+def test_sounds_without_a_figure_stand_beside_what_is_scored(world, tmp_path):
     rows = tiny.rows_of("vqa_coco_2017", found=world.validation, skill=1.0)
     found = TaskPredictions(
         read_task(world.inputs["predictions"].path, task="vqa_coco_2017").header, tuple(rows), tmp_path
     )
-    drawn = [dataclasses.replace(row, text="", media=f"p/{row.index}.png") for row in rows]
-    family = FAMILIES["image"]
+    drawn = [dataclasses.replace(row, text="", media=f"p/{row.index}.npz") for row in rows]
+    family = FAMILIES[""]
     answers = family.read(dataclasses.replace(found, rows=tuple(drawn)))
-    assert answers[3] == "p/3.png"
+    assert answers[3] == "p/3.npz"
     assert score_parts.unparsable(family, answers=answers) == 0
     assert family.score(drawn, answers, Resampling()).results == {}
 

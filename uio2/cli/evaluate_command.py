@@ -72,7 +72,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     else:
         _print_figures(score.path, page)
     if gate:
-        refuse(gate)
+        refuse(gate.path)
     return 0
 
 

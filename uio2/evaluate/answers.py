@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from uio2.evaluate import truth
 from uio2.evaluate.predictions import PredictionsError, TaskPredictions
@@ -58,14 +58,21 @@ class Painted:
 
     def pixels(self) -> Float[np.ndarray, "h w 3"]:
         """0..1, in pixels of the source image."""
+        return undo_picture(self._canvas(), image_info=self.target_info) / 255.0
+
+    def shown(self) -> Float[np.ndarray, "h w 3"]:
+        """0..1, in pixels of the canvas: the part of it that shows the image."""
+        top, left, tall, wide = (int(self.target_info[i]) for i in (0, 1, 9, 10))
+        return self._canvas()[top : top + tall, left : left + wide] / 255.0
+
+    def _canvas(self) -> UInt8[np.ndarray, "h w 3"]:
         from PIL import Image
 
         try:
             with Image.open(self.file) as image:
-                canvas = np.asarray(image.convert("RGB"))
+                return np.asarray(image.convert("RGB"))
         except OSError as error:
             raise PredictionsError(f"{self.file} is no readable picture ({error}); run `uio2 predict` again") from error
-        return undo_picture(canvas, image_info=self.target_info) / 255.0
 
     def mask(self) -> np.ndarray:
         """bool [h, w]: where the mean of the channels is above a half."""

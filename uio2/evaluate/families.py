@@ -35,6 +35,7 @@ class Family:
         take reading every training picture.
       baseline: what the baseline always answers, in words.
       ranking: score per example that orders answers from best to worst; empty where an example has none.
+      needs_pictures: scored against the pictures of the dataset (`uio2.evaluate.scoring_pictures`), not by `score`.
       alone: what an example adds to the figures does not depend on the others, so a set may be scored in parts.
       slices: kinds of slices that its rows have (`uio2.evaluate.slices`).
       max_length: decoding steps that suffice for an answer, end marker included; 0 leaves it to the spec.
@@ -50,6 +51,7 @@ class Family:
     learned: str = ""
     baseline: str = ""
     ranking: str = ""
+    needs_pictures: bool = False
     alone: bool = True
     slices: tuple[str, ...] = ()
     max_length: int = 0
@@ -147,7 +149,9 @@ FAMILIES = {
             ranking="within_11", drawing=_MAP, slices=("image_size",),
         ),
         Family(
-            name="image", title="Pictures", metrics=(), read=read.plain_answers, score=scoring.score_nothing,
+            name="image", title="Pictures", metrics=("frechet", "kernel", "likeness", "text_likeness"),
+            errors=("frechet", "kernel"), read=read.painted_answers, score=scoring.score_nothing, needs_pictures=True,
+            ranking="likeness", alone=False, slices=("box_size", "image_size"),
             drawing={"temperature": 1.0, "top_p": 0.9, "guidance": 10.0},
         ),
         Family(name="", title="Not scored", metrics=(), read=read.plain_answers, score=scoring.score_nothing),

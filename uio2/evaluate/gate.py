@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from uio2.evaluate.promote import decide
 from uio2.evaluate.specs import GateSpec, PromoteSpec
 from uio2.evaluate.summary import read_rows
-from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
 
@@ -44,11 +44,10 @@ def run(spec: GateSpec, context: StageContext) -> Mapping[str, Any]:
     return {"passed": passed, "reasons": [check.reason for check in checks], "failed": failed}
 
 
-def refuse(gate: Artifact) -> None:
-    """Raises StageError with every condition that failed, if one did."""
-    failed = gate.stats["failed"]
+def refuse(folder: Path) -> None:
+    """Raises StageError with every condition that failed, if one did; `folder` is what the stage published."""
+    checks = json.loads((folder / GATE).read_text())["checks"]
+    failed = [check["reason"] for check in checks if not check["passed"]]
     if failed:
         lines = "\n".join(f"  - {reason}" for reason in failed)
-        raise StageError(
-            f"the gate was not passed ({len(failed)} of {len(gate.stats['reasons'])} conditions):\n{lines}"
-        )
+        raise StageError(f"the gate was not passed ({len(failed)} of {len(checks)} conditions):\n{lines}")

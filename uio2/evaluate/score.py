@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from uio2.evaluate import predictions as files
@@ -20,6 +21,7 @@ from uio2.evaluate.baselines import learn_baselines
 from uio2.evaluate.datasets import stored_dataset
 from uio2.evaluate.families import BOX_CLASSIFICATION, family_of, key_prefixes
 from uio2.evaluate.score_parts import TaskContext, TaskScores, score_task
+from uio2.evaluate.scoring_pictures import RealPictures
 from uio2.evaluate.specs import ScoreSpec
 from uio2.evaluate.summary import METRICS, PER_EXAMPLE
 from uio2.pipeline.artifact import Artifact
@@ -103,7 +105,21 @@ def _contexts(
     baselines = learn_baselines(
         tasks, inputs=context.inputs, split=spec.baseline_split, limit=spec.max_baseline_examples, progress=progress
     )
-    return {task: TaskContext(baselines[task], _classes(task, context.inputs)) for task in tasks}
+    folder = context.inputs["predictions"].path
+    return {
+        task: TaskContext(baselines[task], _classes(task, context.inputs), _real(task, spec, context.inputs, folder))
+        for task in tasks
+    }
+
+
+def _real(task: str, spec: ScoreSpec, inputs: Mapping[str, Artifact], folder: Path) -> RealPictures | None:
+    if not family_of(task).needs_pictures:
+        return None
+    name = find_task(task).dataset
+    dataset = stored_dataset(inputs, name=name, why=f"scoring the pictures of {task}")
+    shards = files.read_index(folder)[task]["shards"]
+    split = files.read_part(folder, task=task, shard=0, num_shards=shards).header.split
+    return RealPictures(dataset.directory, split, spec.features, spec.text_features, spec.features_size)
 
 
 def _classes(task: str, inputs: Mapping[str, Artifact]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from uio2.evaluate.baselines import Baseline, baseline_answers
 from uio2.evaluate.families import BOX_CLASSIFICATION, Family, family_of
 from uio2.evaluate.predictions import Header, TaskPredictions
 from uio2.evaluate.scoring import Scores
+from uio2.evaluate.scoring_pictures import RealPictures, score_pictures
 from uio2.evaluate.slices import Labels, chosen_kinds, sliced
 from uio2.evaluate.specs import ScoreSpec
 from uio2.pipeline.stage import StageError
@@ -36,10 +37,12 @@ class TaskContext:
     Attributes:
       baseline: the constant answer, None where there is none.
       classes: of box classification: names that count as an answer.
+      real: of tasks that paint what there is no other truth of: where the real pictures are.
     """
 
     baseline: Baseline = None
     classes: tuple[str, ...] = ()
+    real: RealPictures | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +138,10 @@ def score_rows(found: TaskPredictions, *, about: TaskContext, spec: ScoreSpec, r
     answers = family.read(found)
     metrics = metrics_of(spec, task=found.header.task, family=family)
     try:
-        own = family.score(found.rows, answers, resampling)
+        if about.real is not None:
+            own = score_pictures(found.rows, answers, real=about.real, resampling=resampling)
+        else:
+            own = family.score(found.rows, answers, resampling)
         _check_metrics(own, metrics, task=found.header.task)
         base = None
         if about.baseline is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from uio2.pipeline.stage import StageError, StageType
@@ -34,8 +36,8 @@ class PredictSpec:
       shard_size: examples of one prediction file; a killed run resumes after the last finished one.
       seed: of the draws.
       decoding: task, way of scoring or modality -> settings of `SETTINGS[modality]`; the more special name wins,
-        setting by setting. With `num_beams` or `temperature` texts are searched for or drawn; `locations` is how many location
-        tokens belong together (4 for boxes, 2 for points) and keeps such groups whole.
+        setting by setting. With `num_beams` or `temperature` texts are searched for or drawn; `locations` is how many
+        location tokens belong together (4 for boxes, 2 for points) and keeps such groups whole.
       model_config: of the model, where the checkpoint has none (T5X) or more modalities than are used; {} for its own.
     """
 
@@ -76,6 +78,11 @@ class ScoreSpec:
       metrics: task or way of scoring -> figures in place of the way's usual ones (docs/evaluation.md lists them).
       slices: kinds of slices (`uio2.evaluate.slices`) whose figures are made too, where a task has them; None for all.
       max_slices: slices of one kind, the largest; the rest shares one.
+      features: of made pictures: "" for the small extractor of `uio2.evaluate.features`, which is not comparable to
+        published figures, `package.module:function`, or a file of `jax.export`.
+      text_features: `package.module:function` from texts to the same space; "" for no figure of texts and pictures.
+      features_size: side of the square pictures that the extractor takes, pixels.
+      features_sha256: derived: of the file.
     """
 
     resamples: int = 1000
@@ -86,9 +93,16 @@ class ScoreSpec:
     metrics: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     slices: tuple[str, ...] | None = None
     max_slices: int = 10
+    features: str = ""
+    text_features: str = ""
+    features_size: int = 64
+    features_sha256: str = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
-        _positive(self, "resamples", "max_slices")
+        content = Path(self.features).read_bytes() if self.features and Path(self.features).is_file() else None
+        digest = hashlib.sha256(content).hexdigest() if content is not None else ""
+        object.__setattr__(self, "features_sha256", digest)
+        _positive(self, "resamples", "max_slices", "features_size")
         _not_negative(self, "max_baseline_examples")
         if not 0 < self.confidence < 1:
             raise StageError(f"ScoreSpec.confidence is {self.confidence}; expected a number between 0 and 1, as 0.95")
