@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -114,7 +115,11 @@ def test_a_tower_of_another_size_is_refused(tower):
 
 
 def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
-    context = tiny.context(tmp_path, vision=tower[0], **mixture_inputs)
+    measured = {}
+    context = dataclasses.replace(
+        tiny.context(tmp_path, vision=tower[0], **mixture_inputs),
+        metric=lambda step, values: measured.setdefault(step, {}).update(values),
+    )
     spec = TrainSpec(
         model_overrides=SMALL, steps=60, batch_size=8, log_every=10, checkpoint_every=30,
         optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
@@ -123,6 +128,14 @@ def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
     history = [float(line.split('"loss": ')[1].split(",")[0]) for line in (context.out / "history.jsonl").open()]
     assert history[-1] < 0.8 * history[0]
     assert stats["examples"] == 480
+    rows = [json.loads(line) for line in (context.out / "history.jsonl").open()]
+    losses = [row[key] for row in rows for key in row if key.startswith("task/") and key.endswith("/loss")]
+    assert len(losses) > 3 * len(rows)
+    assert rows[-1]["task/vqa_coco_2017/loss"] < rows[0]["task/vqa_coco_2017/loss"]
+    assert 0 < rows[-1]["tokens/input"] < rows[-1]["tokens/input_places"] == 8 * (48 + 36)
+    last = measured[60]
+    assert last["speed/real_tokens_per_s"] < last["speed/padded_tokens_per_s"]
+    assert 0 < last["speed/model_tflops_per_s"] < 10
     model = native.load(context.out / "model")
     tower_after = tree.flatten(model)["image_vit/patch/kernel"]
     stored = native.load_arrays(tower[0].path / "vit")["patch/kernel"]

@@ -134,10 +134,10 @@ class Meter:
         wall = max(time.monotonic() - self._began, 1e-9)
         parts = ", ".join(f"{what} {seconds / wall:.1%}" for what, seconds in sorted(self._all.items()))
         times = f" in {self._goodput.attempt} attempts" if self._goodput.attempt > 1 else ""
-        rate = (self._done - self._first) / max(wall - sum(self._all.values()), 1e-9)
+        rate = (self._done - self._first) / max(wall - sum(v for k, v in self._all.items() if k != INPUT), 1e-9)
         return (
-            f"{self._done - self._first} steps in {wall:.0f} s, {rate:.3g} steps/s without what was not steps "
-            f"({parts or 'nothing'}); goodput {self._goodput.share:.2f}{times}"
+            f"{self._done - self._first} steps in {wall:.0f} s, {rate:.3g} steps/s; shares of the time that were not "
+            f"steps: {parts or 'none'}; goodput {self._goodput.share:.2f}{times}"
         )
 
 
