@@ -63,8 +63,8 @@ def test_nothing_on_a_store_is_overwritten(stores: Stores, tmp_path: Path):
 @pytest.mark.slow
 def test_build_from_a_store_to_a_store(stores: Stores, tmp_path: Path):
     """With the runner in this process; only its name differs from a build on Dataflow."""
-    at = {role: f"{stores.gs}/coco/{role}" for role in ("images", "annotations")}
-    command = [sys.executable, "-m", "uio2.cli.main", "build", "coco", *(w for r, u in at.items() for w in (f"--{r}", u)),
+    command = [sys.executable, "-m", "uio2.cli.main", "build", "coco", f"--images={stores.gs}/coco/images",
+               f"--annotations={stores.gs}/coco/annotations",
                "--limit=4", "--num_shards=1", f"--work={stores.gs}/built-work", f"--out={stores.gs}/built",
                f"--store={tmp_path / 'store'}", "--runner=FnApiRunner"]  # fmt: skip
     done = subprocess.run(
