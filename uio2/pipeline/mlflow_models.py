@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import mlflow
 from mlflow.tracking import MlflowClient
 
 from uio2.pipeline import registry
 from uio2.pipeline.aliases import CHALLENGER, CHAMPION, Aliases
 from uio2.pipeline.artifact import SOURCE
 from uio2.pipeline.mlflow_parents import fit_key
-from uio2.pipeline.store import Record, Store
+from uio2.pipeline.store import Record, Store, write_json
 
+SERVED_BY = "uio2.evaluate.serving"  # imported by MLflow where the model is loaded
+SERVED = "served.json"
+# What a request and an answer hold, for `Answerer.predict`.
+REQUEST = [
+    {"type": "string", "name": "text", "required": True},
+    {"type": "string", "name": "image", "required": False},
+    {"type": "string", "name": "task", "required": False},
+]
+NUMBERS = {"type": "array", "items": {"type": "double"}, "required": True}
+ANSWER = [
+    {"type": "string", "name": "text", "required": True},
+    {"type": "array", "items": NUMBERS, "name": "boxes", "required": True},
+]
 DATA = ("raw", "dataset", SOURCE)
 
 
@@ -46,7 +63,7 @@ class RegisteredModels:
         if not any(v.tags.get("uio2.fingerprint") == version.fingerprint for v in known):
             self._client.create_model_version(
                 version.model,
-                source=path.as_uri(),
+                source=self._served(name, record, path).as_uri(),
                 run_id=self._run_of(record),
                 tags={
                     "uio2.fingerprint": version.fingerprint,
@@ -57,6 +74,27 @@ class RegisteredModels:
                 },
             )
         mark.touch()
+
+    def _served(self, name: str, record: Record, path: Path) -> Path:
+        """The folder that MLflow loads a version from: where its parts lie, no copy of them.
+
+        A model that was not trained on a mixture answers no requests; MLflow is given its artifact then.
+        """
+        train = self._input(record, "train")
+        parts = {key: self._input(train[0], key) for key in ("mixture", "tokenizer")} if train else {}
+        if train is None or None in parts.values():
+            return path
+        places = {"checkpoint": train[1]} | {key: found[1] for key, found in parts.items() if found}
+        folder = self._store.folder("mlflow-models", *name.split("@"))
+        write_json(folder / SERVED, {"model": name} | {key: str(place) for key, place in places.items()})
+        write_json(folder / "MLmodel", _mlmodel())  # YAML, of which JSON is a part
+        return folder
+
+    def _input(self, record: Record, key: str) -> tuple[Record, Path] | None:
+        value = record["inputs"].get(key)
+        if value is None or value["kind"] == SOURCE:
+            return ({}, Path(value["path"])) if value else None
+        return self._store.newest(value["name"], version=value["fingerprint"])
 
     def _aliases(self, model: str, aliases: Aliases) -> None:
         mark, wanted = self._marks / f"{model}.aliases", aliases.names()
@@ -75,6 +113,15 @@ class RegisteredModels:
                 said = f"{event.kind}: {event.reason}"[:4000]
                 self._client.set_model_version_tag(model, mirrored, "uio2.decision", said)
         mark.write_text(json.dumps(wanted))
+
+
+def _mlmodel() -> dict[str, Any]:
+    flavor = {"loader_module": SERVED_BY, "data": SERVED, "python_version": platform.python_version()}
+    return {
+        "flavors": {"python_function": flavor},
+        "mlflow_version": mlflow.__version__,
+        "signature": {"inputs": json.dumps(REQUEST), "outputs": json.dumps(ANSWER), "params": None},
+    }
 
 
 def _data(store: Store, record: Record) -> Iterator[tuple[str, str]]:
