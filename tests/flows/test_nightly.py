@@ -24,7 +24,7 @@ RECIPE = (
     "TASKS={'refcoco_unc': 1.0}", "TEXT_INPUTS=20", "BATCH_SIZE=16", "WARMUP_STEPS=10",
     "tasks.RegisterSpec.check_examples=4",
 )  # fmt: skip
-# More data, more steps: after 2 the answers are hardly boxes (IoU below 0.01), after 60 they are near the mean box (0.1).
+# More data, more steps: after 2 the answers are hardly boxes (IoU below 0.01), after 60 near the mean box (0.1).
 STEPS = {1: 2, 2: 60, 3: 60}
 SUITE = (
     "TASKS=('refcoco_unc',)", "TEXT_INPUTS=20", "LIMIT=320", "RESAMPLES=100", "MIN_MARGIN={}",
