@@ -206,7 +206,7 @@ def train_tokenizer(
         max_sentences: texts that are used at most, taken at an even stride.
         prompts: prompt families whose wording is trained on too; empty for those of the tasks that read the datasets.
     """
-    settings = {"vocab_size": vocab_size, "model_type": model_type, "max_sentences": max_sentences}
+    settings: dict[str, Any] = {"vocab_size": vocab_size, "model_type": model_type, "max_sentences": max_sentences}
     if prompts:
         settings["prompts"] = prompts
     return run_pipeline(tokenizer.pipeline_of(datasets, folders, store=Store(None).prepare(), settings=settings))

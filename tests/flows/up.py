@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -62,8 +63,15 @@ class Up:
             self.found["prefect"]["url"] + "/api" + path, data=data, headers={"Content-Type": "application/json"},
             method=method or ("GET" if data is None else "POST"),
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"null")
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:  # its database is busy: Prefect's client waits too
+                    raise
+            time.sleep(0.5)
 
     def state(self, run: str) -> str:
         return self.api(f"/flow_runs/{run}")["state"]["name"]
