@@ -1,4 +1,4 @@
-"""Made pictures against real ones: the distances are what their formulas say, whichever extractor makes the features."""
+"""Made pictures against real ones: the distances are what their formulas say, with any extractor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from uio2.evaluate import score
 from uio2.evaluate.media import write_media
-from uio2.evaluate.predictions import Prediction
+from uio2.evaluate.predictions import Prediction, PredictionsError, read_task
 from uio2.evaluate.specs import ScoreSpec
 from uio2.evaluate.summary import read_metrics
 from uio2.pipeline.stage import StageError
@@ -66,7 +66,7 @@ def test_kernel_distance_by_its_definition_and_unbiased():
 
 def test_sets_that_cannot_be_measured_are_refused():
     good = np.ones((3, 2))
-    with pytest.raises(MetricError, match="example 'b'.*NaN"):
+    with pytest.raises(MetricError, match=r"example 'b'.*NaN"):
         generation_results(good * [[1], [np.nan], [1]], real=good, ids=["a", "b", "c"], resampling=ONCE)
     with pytest.raises(ValueError, match="two or more"):
         generation_results(good[:1], real=good[:1], ids=["a"], resampling=ONCE)
@@ -84,9 +84,9 @@ def made(world, tmp_path_factory):
             (folder / TASK / "p").mkdir(parents=True, exist_ok=True)
             write_media(folder / TASK / "p" / f"{i}.png", pixels)
             rows.append(Prediction(
-                example_id=f"{i}-{i}", index=i, task=TASK, prompt=f"Paint {tiny.captions(scene)[0]}", text="", tokens=(3,),
-                logprob=-1.0, targets=(), image_id=i, image_info=(0.0,) * 11, truth={"target_info": list(tiny.INFO[:9]) + [96.0, 96.0]},
-                media=f"p/{i}.png",
+                example_id=f"{i}-{i}", index=i, task=TASK, prompt=f"Paint {tiny.captions(scene)[0]}", text="",
+                tokens=(3,), logprob=-1.0, targets=(), image_id=i, image_info=(0.0,) * 11,
+                truth={"target_info": list(tiny.INFO)}, media=f"p/{i}.png",
             ))  # fmt: skip
         found[name] = tiny.write_predictions(folder, rows={TASK: rows})
     return found
@@ -125,15 +125,13 @@ def test_the_extractor_may_be_a_function_by_name_or_an_exported_one(world, made,
     assert by_name.keys() == {*by_file, "image/text_likeness"}
     assert by_file["image/frechet"]["value"] == pytest.approx(by_name["image/frechet"]["value"], abs=1e-5)
     assert ScoreSpec(features=str(file)).features_sha256 != ScoreSpec().features_sha256
-    with pytest.raises(StageError, match="package.module:function"):
+    with pytest.raises(StageError, match=r"package\.module:function"):
         scored(world, made["right"], tmp_path / "c", features="nothing.here")
 
 
 def test_a_dataset_without_the_pictures_is_refused(world, made, tmp_path):
-    from uio2.evaluate.predictions import read_task
-
     rows = read_task(made["right"].path, task=TASK).rows
     others = [dataclasses.replace(row, image_id=500 + row.image_id, media=str(made["right"].path / TASK / row.media))
               for row in rows]  # fmt: skip
-    with pytest.raises(Exception, match="lacks 16 pictures, among them image 500"):
+    with pytest.raises(PredictionsError, match="lacks 16 pictures, among them image 500"):
         scored(world, tiny.write_predictions(tmp_path / "p", rows={TASK: others}), tmp_path / "s")

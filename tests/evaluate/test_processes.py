@@ -72,7 +72,8 @@ def test_a_killed_process_is_replaced_and_every_example_has_one_row(
     started.append(start(context, devices=1))
     deadline = time.monotonic() + 200
     while not list(context.work.glob("*/*.jsonl")):
-        assert started[0].poll() is None and time.monotonic() < deadline
+        assert started[0].poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     started[0].send_signal(signal.SIGKILL)
     started[0].wait()

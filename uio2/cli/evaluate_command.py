@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from uio2.cli.options import add_command, add_pipeline_options, print_json, store_of
-from uio2.cli.run_commands import execute
+from uio2.cli.run_commands import add_runner_option, execute, use_runner
 from uio2.cli.task_commands import given_datasets
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def add(commands: Any) -> None:
                           "predict, each its share (default: 1)")  # fmt: skip
     evaluate.add_argument("--dry_run", action="store_true", help="check everything, print the resolved suite and what "
                           "would run, and stop")  # fmt: skip
+    add_runner_option(evaluate)
     add_pipeline_options(evaluate, sources=())
 
 
@@ -56,6 +57,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     print(ready.text, file=sys.stderr, flush=True)
     if args.dry_run:
         return _show_plan(args, ready, store)
+    use_runner(args)
     store.prepare()
     launchers = {"predict": LocalProcesses(args.processes)} if args.processes > 1 else {}
     done = execute(args, ready.pipeline, launchers=launchers)

@@ -63,7 +63,26 @@ def add(commands: Any) -> None:
             examples=examples,
             handler=functools.partial(run_word, word=word),
         )
+        if word == "score":
+            add_runner_option(parser)
         add_stage_options(parser)
+
+
+def add_runner_option(parser: argparse.ArgumentParser) -> None:
+    """The option that makes scoring a Beam job."""
+    parser.add_argument("--runner", metavar="RUNNER", help="score as a Beam job there, for example FnApiRunner or "
+                        "'DirectRunner --direct_num_workers=2' (default: in one process, or by size)")  # fmt: skip
+
+
+def use_runner(args: argparse.Namespace) -> None:
+    """Tells the stage where to score; where it is done is no part of the recipe."""
+    if getattr(args, "runner", None):
+        from beam_jobs.runner import VARIABLE, with_runner
+        from uio2.evaluate.score import BEAM
+        from uio2.evaluate.score import VARIABLE as SCORE
+
+        os.environ[SCORE] = BEAM
+        os.environ[VARIABLE] = with_runner(args.runner, os.environ.get(VARIABLE, ""))
 
 
 def run_pipeline(args: argparse.Namespace) -> int:
@@ -92,6 +111,7 @@ def run_pipeline(args: argparse.Namespace) -> int:
 
 def run_word(args: argparse.Namespace, word: str) -> int:
     """`uio2 train`, `predict`, `score`, `report`."""
+    use_runner(args)
     pipeline = pipeline_of(args)
     names = [args.stage] if args.stage else [s.name for s in pipeline.stages if word in (s.name, s.type.name)]
     if len(names) != 1:

@@ -67,9 +67,9 @@ class Devices:
 
         return place
 
-    def put(self, batch: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+    def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """The inputs of a batch, rows split; what is no input stays as it is."""
         if self.mesh is None:
-            return batch
+            return dict(batch)
         rows = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
         return {k: jax.device_put(v, rows) if k.startswith("inputs/") else v for k, v in batch.items()}

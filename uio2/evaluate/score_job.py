@@ -126,11 +126,12 @@ def score_with_beam(
     index = files.read_index(folder)
     work = [piece for task in tasks for piece in _pieces(task, index[task])]
     context.progress(0, len(tasks) + 1, f"scoring {len(work)} pieces with Beam")
-    places = {"folder": str(folder), "scratch": str(scratch), "spec": spec, "about": about}
+    to_score = Score(str(folder), str(scratch), spec=spec, about=about)
+    to_join = Join(str(folder), str(scratch), spec=spec, about=about)
     try:
         with beam.Pipeline(options=pipeline_options()) as pipeline:
             pieces = pipeline | beam.Create(work) | beam.Reshuffle()
-            _ = pieces | beam.ParDo(Score(**places)) | beam.GroupByKey() | beam.ParDo(Join(**places))
+            _ = pieces | beam.ParDo(to_score) | beam.GroupByKey() | beam.ParDo(to_join)
     except Exception as error:  # Beam wraps what a worker raises in exceptions of its own
         raise stage_error_in(error) or error from error
     for task in tasks:

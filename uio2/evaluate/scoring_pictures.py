@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def _true_features(rows: Sequence[Prediction], *, real: RealPictures) -> dict[in
     builder = tfds.builder_from_directory(str(real.dataset))
     order: list[int] = []
 
-    def pictures():
+    def pictures() -> Iterator[np.ndarray]:
         for example in examples(builder, split=real.split, features={"image": True, "image/id": True}):
             number = int(example["image/id"])
             if number in wanted:
@@ -81,11 +81,10 @@ def _true_features(rows: Sequence[Prediction], *, real: RealPictures) -> dict[in
                     yield np.asarray(image.convert("RGB"), np.float32) / 255
             if not wanted:
                 return
-
-    values = extracted(extractor(real.features), pictures(), size=real.size)
-    if wanted:
         raise PredictionsError(
             f"split {real.split!r} of {real.dataset} lacks {len(wanted)} pictures, among them image {min(wanted)}; "
             "give `score` the dataset that was predicted on"
         )
+
+    values = extracted(extractor(real.features), pictures(), size=real.size)
     return dict(zip(order, values, strict=True))
