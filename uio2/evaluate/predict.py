@@ -50,21 +50,14 @@ def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
     Other inputs: `tokenizer`, and the datasets that the mixture's tasks read, by their names.
     """
     from uio2.model.checkpoint import native
-    from uio2.tasks.eval_feed import count_eval_examples
 
     mixture = _open_mixture(context)
     model = native.load(context.inputs["checkpoint"].path / "model")
     mixture.check_model(model.config)
-    tasks = [task for task in spec.tasks if task in mixture.tasks]
-    if not tasks:
-        raise StageError(f"PredictSpec.tasks {list(spec.tasks)} share nothing with the mixture's {mixture.tasks}")
-    plans = [
-        _Plan.of(
-            spec, context, config=model.config, mixture=mixture, task=task,
-            rows=count_eval_examples(mixture, task=task, split=spec.split, limit=spec.max_examples or None),
-        )
-        for task in tasks
-    ]  # fmt: skip
+    plans = plans_of(
+        spec, mixture=mixture, config=model.config, work=context.work,
+        checkpoint=context.inputs["checkpoint"].digest, tokenizer=context.inputs["tokenizer"].digest,
+    )  # fmt: skip
     total, done = sum(plan.rows for plan in plans), 0
     for plan in plans:
         for rows in plan.shards(model, mixture):
@@ -75,9 +68,24 @@ def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
     write_index(context.out, tasks={plan.task: {"rows": plan.rows, "shards": plan.num_shards} for plan in plans})
     return {
         "examples": {plan.task: plan.rows for plan in plans},
-        "left_out": [task for task in spec.tasks if task not in tasks],
+        "left_out": [task for task in spec.tasks if task not in mixture.tasks],
         "truncated": sum(plan.truncated() for plan in plans),
     }
+
+
+def plans_of(
+    spec: PredictSpec, *, mixture: Mixture, config: ModelConfig, work: Path, checkpoint: str = "", tokenizer: str = ""
+) -> list[TaskPlan]:
+    """What is to be predicted, task by task; `checkpoint` and `tokenizer` are the digests that headers name.
+
+    Raises:
+      StageError: none of the tasks is in the mixture.
+    """
+    tasks = [task for task in spec.tasks if task in mixture.tasks]
+    if not tasks:
+        raise StageError(f"PredictSpec.tasks {list(spec.tasks)} share nothing with the mixture's {mixture.tasks}")
+    known = {"checkpoint": checkpoint, "tokenizer": tokenizer}
+    return [TaskPlan.of(spec, config=config, mixture=mixture, task=task, work=work, **known) for task in tasks]
 
 
 def decoding_of(spec: PredictSpec, *, config: ModelConfig, mixture: Mixture, task: str) -> dict[str, Any]:
@@ -96,8 +104,8 @@ def decoding_of(spec: PredictSpec, *, config: ModelConfig, mixture: Mixture, tas
 
 
 @dataclasses.dataclass(frozen=True)
-class _Plan:
-    """One task's files: which shards there are, and what each header says."""
+class TaskPlan:
+    """One task's files in `work`: which shards there are, and what each header says."""
 
     task: str
     rows: int
@@ -108,8 +116,13 @@ class _Plan:
 
     @classmethod
     def of(
-        cls, spec: PredictSpec, context: StageContext, *, config: ModelConfig, mixture: Mixture, task: str, rows: int
-    ) -> _Plan:
+        cls, spec: PredictSpec, *, config: ModelConfig, mixture: Mixture, task: str, work: Path, checkpoint: str,
+        tokenizer: str,
+    ) -> TaskPlan:  # fmt: skip
+        """The plan of a task: all of its examples, or as many as the spec says."""
+        from uio2.tasks.eval_feed import count_eval_examples
+
+        rows = count_eval_examples(mixture, task=task, split=spec.split, limit=spec.max_examples or None)
         per_shard = math.ceil(spec.shard_size / spec.batch_size) * spec.batch_size
         header = Header(
             task=task,
@@ -119,14 +132,15 @@ class _Plan:
             rows=0,
             first_index=0,
             decoding=decoding_of(spec, config=config, mixture=mixture, task=task),
-            checkpoint=context.inputs["checkpoint"].digest,
-            tokenizer=context.inputs["tokenizer"].digest,
+            checkpoint=checkpoint,
+            tokenizer=tokenizer,
             input_size=mixture.recipe.image_size,
         )
-        return cls(task, rows, per_shard, spec.batch_size, header, context.work)
+        return cls(task, rows, per_shard, spec.batch_size, header, work)
 
     @property
     def num_shards(self) -> int:
+        """How many files."""
         return self.header.num_shards
 
     def shards(self, model: UnifiedIO2, mixture: Mixture) -> Iterator[int]:

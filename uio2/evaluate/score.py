@@ -66,7 +66,7 @@ def run(spec: ScoreSpec, context: StageContext) -> Mapping[str, Any]:
       StageError: nothing to score, or an example that cannot be.
     """
     folder = context.inputs["predictions"].path
-    tasks = _reading_order([task for task, found in files.read_index(folder).items() if found["rows"]])
+    tasks = reading_order([task for task, found in files.read_index(folder).items() if found["rows"]])
     if not any(family_of(task).metrics for task in tasks):
         why = f"{', '.join(tasks)} have no figure yet" if tasks else "check `tasks` and `max_examples` of predict"
         raise StageError(f"{folder} holds no predictions to score; {why}")
@@ -133,7 +133,7 @@ def _empty(answer: Answer) -> bool:
     return isinstance(answer, (list, Labelled)) and not len(answer)
 
 
-def _reading_order(tasks: list[str]) -> list[str]:
+def reading_order(tasks: list[str]) -> list[str]:
     """Questions first, captions last, as the metric table reads best; unknown order by name."""
     rank = {task: i for i, task in enumerate((*FIRST_TASKS[1:], FIRST_TASKS[0]))}
     return sorted(tasks, key=lambda task: (rank.get(task, len(rank)), task))

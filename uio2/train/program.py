@@ -47,6 +47,13 @@ class Program:
         """The model of what is trained, adapters merged."""
         return self.module(values if self.spec.lora is None else lora.merged(values, self.spec.lora))
 
+    def merged_model(self, values: Any) -> UnifiedIO2:
+        """The same outside a traced function: adapters are merged by one program, their arrays where kernels are."""
+        adapted = self.spec.lora
+        if adapted is None:
+            return self.module(values)
+        return self.module(jax.jit(lambda these: lora.merged(these, adapted))(values))
+
     def loss(self, values: Any, batch: Mapping[str, Any], **options: Any) -> tuple[Any, dict[str, Any]]:
         """As `Loop.loss`."""
         return _loss(self.model(values), batch, spec=self.spec, **options)
