@@ -103,6 +103,7 @@ def _draw(model: UnifiedIO2, batch: Batch, decoding: Mapping[str, Any], first_in
         model, batch, modality=modality, settings=GenerateSettings.for_modality(modality, **changes), row_ids=ids
     )
     made = output.pixels if modality == "image" else output.spectrogram
+    assert made is not None  # rendered
     media = _host(made).astype(np.float32)
     if modality == "audio":
         media = undo_target(media)

@@ -8,7 +8,6 @@ alike, which costs what one device would take and asks nothing of the batch's si
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import itertools
@@ -85,13 +84,12 @@ class Evaluation:
         assert self._feed is not None
         spec = self._program.spec
         sums: dict[str, dict[str, float]] = {}
-        with contextlib.closing(self._feed.batches(batch_size=spec.batch_size)) as batches:
-            for batch in itertools.islice(batches, spec.evaluation.batches):
-                budget = tuple(item_budget(batch, config=self._program.config).items())
-                mine = place_batch(self._share.take(batch), self._mesh)
-                for name, one in jax.device_get(self._measure(values, mine, budget)).items():
-                    have = sums.setdefault(name, dict.fromkeys(one, 0.0))
-                    sums[name] = {key: have[key] + float(value) for key, value in one.items()}
+        for batch in itertools.islice(self._feed.batches(batch_size=spec.batch_size), spec.evaluation.batches):
+            budget = tuple(item_budget(batch, config=self._program.config).items())
+            mine = place_batch(self._share.take(batch), self._mesh)
+            for name, one in jax.device_get(self._measure(values, mine, budget)).items():
+                have = sums.setdefault(name, dict.fromkeys(one, 0.0))
+                sums[name] = {key: have[key] + float(value) for key, value in one.items()}
         found = {"loss": 0.0}
         for name, have in sums.items():
             if have["tokens"]:

@@ -202,10 +202,10 @@ def train(loop: Loop, params: Any, context: StageContext, *, crew: Crew | None =
     return Trained(trained, log.rows, best)
 
 
-def _evaluated(loop: Loop, step: int, state: Mapping[str, Any]) -> Mapping[str, float]:
+def _evaluated(loop: Loop, step: int, state: Mapping[str, Any]) -> dict[str, float]:
     if loop.evaluate is None or not loop.evaluation.due(step, steps=loop.steps):
         return {}
-    return loop.evaluate(published(loop, state))
+    return dict(loop.evaluate(published(loop, state)))
 
 
 def _same(said: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
