@@ -53,6 +53,21 @@ def plain(model, batch):
     return outputs_of(model, batch)
 
 
+def test_sums_of_groups_are_those_of_their_examples(plain):
+    count = len(next(iter(plain.values())).targets)
+    group = np.arange(count) % 2
+    _, found = multimodal_loss(plain, group=jnp.asarray(group), groups=3)
+    for number in range(3):
+        rows = np.flatnonzero(group == number)
+        part = {name: jax.tree.map(lambda value, rows=rows: value[rows], output) for name, output in plain.items()}
+        tokens = {name: max(float(output.loss_mask.sum()), 1.0) for name, output in part.items()}
+        _, alone = multimodal_loss(part)
+        for key in ("cross_ent_loss", "accuracy"):
+            expected = sum(tokens[name] * float(alone[f"{name}/{key}"]) for name in part) if len(rows) else 0.0
+            assert float(found[f"group/{key}"][number]) == pytest.approx(expected, rel=1e-5)
+        assert float(found["group/tokens"][number]) == sum(float(output.loss_mask.sum()) for output in part.values())
+
+
 def assert_same(ours, expected):
     """Equal logits wherever the loss looks, equal losses."""
     assert ours.keys() == expected.keys()

@@ -185,6 +185,16 @@ def test_rows_are_filled_and_never_beyond_their_length(batches):
         np.testing.assert_array_equal(counts, batch["packing/examples"])
 
 
+def test_examples_carry_the_number_of_their_task(feed, batches, mixture):
+    for step in (0, 4):
+        numbers = batches[step]["task"][batches[step]["packing/row"].reshape(-1) >= 0]
+        assert [feed.tasks[number] for number in numbers] == [found["task"] for found in feed.describe(step)]
+    plain = Feed(mixture, seed=3)
+    batch = next(plain.batches(batch_size=8, start_step=2, num_hosts=2, host=1))
+    described = plain.describe(np.arange(20, 24))
+    assert [plain.tasks[number] for number in batch["task"]] == [found["task"] for found in described]
+
+
 def half(batch, host):
     """The groups of one of two hosts."""
     return {key: np.split(value, 2)[host] for key, value in batch.items()}

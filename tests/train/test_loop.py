@@ -1,10 +1,12 @@
 """The training loop goes on exactly where a kill left it, and its stages fit the data."""
 
 import dataclasses
+import gzip
 import itertools
 import json
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,10 @@ from flax import nnx
 
 from uio2.model.layers import Embedding, GatedMLP
 from uio2.model.stack import Stack
-from uio2.pipeline.stage import StageContext, StageError
+from uio2.pipeline.stage import StageContext, StageError, UsageError
 from uio2.train.evaluation_spec import EvaluationSpec
 from uio2.train.loop import Interrupted, Loop, train
+from uio2.train.meters import goodput
 from uio2.train.models import functional
 from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.sharding import data_mesh
@@ -79,6 +82,49 @@ def test_a_run_killed_anywhere_equals_an_undisturbed_one(tmp_path):
     assert equal(again.params, expected)
     lines = (tmp_path / "killed" / "work" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(4, STEPS + 1, 4))
+
+
+def test_what_a_run_costs_is_measured_across_restarts_and_no_part_of_the_history(tmp_path):
+    rows = {}
+
+    def measured(folder):
+        return dataclasses.replace(context(folder), metric=lambda step, values: rows.update({step: values}))
+
+    with pytest.raises(Killed):
+        train(make_loop(die_at=17), initial(), measured(tmp_path))  # step 15 is saved: 16 and 17 are done twice
+    before = goodput(tmp_path / "work")
+    loop = make_loop()
+
+    def slow(step):
+        for batch in loop.batches(step):
+            time.sleep(0.05)
+            yield batch
+
+    history = train(dataclasses.replace(loop, batches=slow), initial(), measured(tmp_path)).history
+    after = goodput(tmp_path / "work")
+    assert (before["attempts"], after["attempts"]) == (1, 2)
+    assert 0 < after["goodput"] < 1
+    assert 0.5 < rows[STEPS]["time/input"] < 1
+    assert rows[STEPS]["speed/steps_per_s"] < 20
+    assert rows[STEPS]["memory/host_gib"] > 0.01
+    assert rows[16]["time/compile"] > 0
+    assert "time/input" not in history[-1]
+    lines = [json.loads(line) for line in (tmp_path / "work" / "goodput.jsonl").read_text().splitlines()[1:]]
+    first = next(line for line in lines if line["attempt"] == 2)
+    kept = [line for line in lines if line["attempt"] == 1 and line["step"] <= 15][-1]
+    assert kept["productive_s"] <= first["productive_s"] < lines[-1]["productive_s"] < lines[-1]["wall_s"]
+
+
+def test_a_profile_is_a_trace_of_the_steps_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UIO2_PROFILE", "5:3")
+    train(make_loop(), initial(), dataclasses.replace(context(tmp_path), logs=tmp_path / "logs" / "run"))
+    (trace,) = (tmp_path / "logs" / "run" / "profile").rglob("*.trace.json.gz")
+    assert f"trace of 3 steps: {trace}" in capsys.readouterr().out
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert {event["args"]["step_num"] for event in events if event.get("name") == "train"} == {"5", "6", "7"}
+    monkeypatch.setenv("UIO2_PROFILE", "5")
+    with pytest.raises(UsageError, match="expected START:STEPS"):
+        train(make_loop(), initial(), context(tmp_path / "again"))
 
 
 def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):

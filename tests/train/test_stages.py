@@ -128,16 +128,27 @@ EVALUATED = TrainSpec(
 
 @pytest.fixture(scope="module")
 def learned(mixture_inputs, tower, tmp_path_factory):
-    """(stats, output) of a training on the mixture that is evaluated meanwhile."""
-    context = tiny.context(tmp_path_factory.mktemp("learned"), vision=tower[0], **mixture_inputs)
-    return train_stage.run(EVALUATED, context), context.out
+    """(stats, output, what was measured by step) of a training on the mixture that is evaluated meanwhile."""
+    measured = {}
+    context = dataclasses.replace(
+        tiny.context(tmp_path_factory.mktemp("learned"), vision=tower[0], **mixture_inputs),
+        metric=lambda step, values: measured.setdefault(step, {}).update(values),
+    )
+    return train_stage.run(EVALUATED, context), context.out, measured
 
 
 def test_the_model_learns_the_mixture(learned, tower):
-    stats, out = learned
-    history = [json.loads(line)["loss"] for line in (out / "history.jsonl").open()]
-    assert history[-1] < 0.8 * history[0]
+    stats, out, measured = learned
+    rows = [json.loads(line) for line in (out / "history.jsonl").open()]
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
     assert stats["examples"] == 480
+    losses = [row[key] for row in rows for key in row if key.startswith("task/") and key.endswith("/loss")]
+    assert len(losses) > 3 * len(rows)
+    assert rows[-1]["task/vqa_coco_2017/loss"] < rows[0]["task/vqa_coco_2017/loss"]
+    assert 0 < rows[-1]["tokens/input"] < rows[-1]["tokens/input_places"] == 8 * (48 + 36)
+    last = measured[60]
+    assert last["speed/real_tokens_per_s"] < last["speed/padded_tokens_per_s"]
+    assert 0 < last["speed/model_tflops_per_s"] < 10
     model = native.load(out / "model")
     tower_after = tree.flatten(model)["image_vit/patch/kernel"]
     stored = native.load_arrays(tower[0].path / "vit")["patch/kernel"]
@@ -147,7 +158,7 @@ def test_the_model_learns_the_mixture(learned, tower):
 def test_figures_while_training_are_those_of_predict_and_score_on_the_published_model(
     mixture_inputs, learned, tmp_path
 ):
-    stats, out = learned
+    stats, out, _ = learned
     rows = {row["step"]: row for row in map(json.loads, (out / "history.jsonl").open())}
     evaluated = {step: row["validation/loss"] for step, row in rows.items() if "validation/loss" in row}
     assert list(evaluated) == [30, 60]

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -19,8 +20,9 @@ from pathlib import Path
 from uio2.cli.lean_imports import keep_extras_from_keras
 from uio2.pipeline.artifact import ArtifactError, canonical_json
 from uio2.pipeline.guard import die_with
-from uio2.pipeline.job import EVENTS_VARIABLE, Job, Result
+from uio2.pipeline.job import EVENTS_VARIABLE, METRICS, Job, Result
 from uio2.pipeline.stage import StageContext, StageError
+from uio2.pipeline.usage import sampled
 
 EVENT_EVERY_S = 0.5
 EXPECTED = (StageError, ArtifactError, ValueError, OSError)  # their text is written for people
@@ -33,6 +35,7 @@ class Reports:
         self._metrics = open(metrics, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
         self._events = events
         self._sent = 0.0
+        self._lock = threading.Lock()
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Sends an event, at most two a second (the last one of a count always)."""
@@ -48,8 +51,9 @@ class Reports:
     def metric(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one JSON line."""
         row = {"step": int(step), "time": round(time.time(), 3), "values": {k: float(v) for k, v in values.items()}}
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        with self._lock:  # the machine's use is sampled in a thread
+            self._metrics.write(json.dumps(row) + "\n")
+            self._metrics.flush()
 
 
 def run_job(job: Job) -> Result:
@@ -69,8 +73,10 @@ def run_job(job: Job) -> Result:
             work=Path(job.work),
             progress=reports.progress,
             metric=reports.metric,
+            logs=Path(job.metrics.removesuffix(METRICS)),
         )
-        stats = dict(run(spec, context) or {})
+        with sampled(reports.metric):
+            stats = dict(run(spec, context) or {})
         canonical_json(stats)  # a value that is not JSON, or NaN, fails here and not when the record is written
         return Result(stats=stats, peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     except Exception as error:  # the named boundary: every failure of a stage becomes one message

@@ -14,7 +14,7 @@ from uio2.pipeline.store import Store
 
 TRAINED_BY = "train"  # the type of stage that runs elsewhere; what prepares data stays here
 # Variables of this process that also decide how a training is laid out in pods.
-PASSED_ON = ("UIO2_PLAN", "UIO2_MESH")
+PASSED_ON = ("UIO2_PLAN", "UIO2_MESH", "UIO2_PROFILE")
 DRY_RUN = "dry-run0"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def add(commands: Any) -> None:
                 --gin.TEXT_INPUTS=40 --gin.STEPS=200 --dry_run
             uio2 train --gin_file=configs/models/tiny.gin --gin_file=configs/pretrain/text_denoising.gin \\
                 --dataset alpaca=DIR
-            uio2 train
+            uio2 train --profile 20:5
             uio2 train --pipeline digits --gin.STEPS=20
             uio2 train --stage vision-tower""",
         handler=run_train,
@@ -50,6 +51,8 @@ def add(commands: Any) -> None:
                         "checkpoint's own, or one trained on the data)")  # fmt: skip
     recipe.add_argument("--dry_run", action="store_true", help="check everything, print the resolved recipe and what "
                         "would run, and stop")  # fmt: skip
+    train.add_argument("--profile", metavar="START:STEPS", help="trace so many steps from step START on, and say where "
+                       "the trace is (also UIO2_PROFILE, for any command that trains)")  # fmt: skip
     launching.add_options(train)
     add_stage_options(train)
 
@@ -57,7 +60,11 @@ def add(commands: Any) -> None:
 def run_train(args: argparse.Namespace) -> int:
     """`uio2 train`."""
     from flows.finetune import is_recipe
+    from uio2.train.execution import PROFILE, profile_window
 
+    if args.profile:
+        profile_window(args.profile)
+        os.environ[PROFILE] = args.profile
     if args.pipeline or args.stage or not is_recipe(args.gin_file, args.gin_bindings):
         unused = [name for name in ("dataset", "tokenizer", "dry_run") if getattr(args, name)]
         unused += ["launcher"] if args.launcher != "local" else []

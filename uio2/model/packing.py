@@ -27,6 +27,7 @@ def packing_metrics(
       `packing/<key of the budget>_overflow`: items beyond it; they count as absent in the above.
       `packing/n-valid`: examples with any target, as a fraction.
       `packing/examples_per_row`: of a batch that assigns its examples to rows.
+      `tokens/{input,target}`, `tokens/{input,target}_places`: real tokens that found one, and places, of the batch.
     """
     metrics: dict[str, Array] = {}
     inputs = _input_masks(batch, config, budget or {}, metrics)
@@ -37,7 +38,10 @@ def packing_metrics(
     ):
         count, width = _tokens_of_rows(masks, batch, fold=fold)
         places = length or width
-        metrics[f"packing/{side}_nonpadding_fraction"] = jnp.minimum(count, places).mean() / places
+        placed = jnp.minimum(count, places)
+        metrics[f"packing/{side}_nonpadding_fraction"] = placed.mean() / places
+        metrics[f"tokens/{side}"] = placed.sum().astype(jnp.float32)
+        metrics[f"tokens/{side}_places"] = jnp.float32(count.shape[0] * places)
         metrics[f"packing/{side}_overflow"] = jnp.maximum(count - places, 0).mean().astype(jnp.float32)
     any_target = jnp.concatenate(list(targets.values()), axis=1).any(axis=1)
     if "packing/examples" in batch:

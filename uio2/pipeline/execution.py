@@ -37,6 +37,7 @@ class Execution:
         self._whole = stages is None
         progress = Progress(runner.console, "sources")
         self._sources = resolve_sources(self.stages, store=runner.store, progress=progress.report)
+        progress.close()
         self._done: dict[str, StageRun] = {}
         self._lock = threading.Lock()
         self._started = round(time.time(), 3)

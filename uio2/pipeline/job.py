@@ -19,6 +19,7 @@ from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import Stage, StageError, spec_from_json, spec_to_json
 
+METRICS = ".metrics.jsonl"  # ends the name of the file of metrics; what is before it names a folder beside it
 EVENTS_VARIABLE = "UIO2_EVENTS_FD"  # the descriptor on which the child writes progress events, one JSON a line
 
 

@@ -1,7 +1,8 @@
 """What a record looks like in MLflow: run, parameters, tags, datasets, metrics, model version.
 
 Only imported where MLflow is really written. Every method may be repeated: runs are found again by the tag
-`uio2.attempt`, and metric points carry the time of the child, so writing one twice leaves one.
+`uio2.attempt`, and metric points carry the time of the child, so writing one twice leaves one. Metrics of an execution
+are sent in order, a batch after MLflow has answered the one before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+# Whoever calls tries again by itself; seven tries of MLflow's own take minutes, during which nothing else is told.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # creating the tables otherwise prints a page
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -22,9 +26,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.tracking import MlflowClient  # noqa: E402
 
 from uio2.pipeline import registry  # noqa: E402
+from uio2.pipeline.spool import Attempt, Spool  # noqa: E402
 from uio2.pipeline.stage import flatten  # noqa: E402
 from uio2.pipeline.store import Record, Store, locked  # noqa: E402
-from uio2.pipeline.tracking import Attempt  # noqa: E402
 
 DIGEST_CHARS = 36  # MLflow's column; the full digest is in the dataset's source
 BATCH = 500  # points per call; the limit is 1000
@@ -39,7 +43,7 @@ class MlflowRuns:
         self._marks = store.folder("cache", "mlflow")
         self._runs: dict[str, str] = {}  # attempt id -> run id
         self._places: dict[str, tuple[str, str]] = {}  # attempt id -> experiment id, run id
-        self._offsets: dict[str, int] = {}  # attempt id -> bytes of its metric file passed on
+        self._spool = Spool(store)
         self._experiments: dict[str, str] = {}
         with locked(store, "mlflow-tables"):  # two processes making the tables at once would collide
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -49,18 +53,19 @@ class MlflowRuns:
         """Opens a run for an execution that has begun."""
         self._run_of(attempt.id, name=attempt.name, started=attempt.started, recipe=attempt.recipe, tags=_tags(attempt))
 
-    def finish(self, attempt: Attempt, *, status: str, error: str) -> None:
-        """Closes the run of an execution; a finished one is written from its record."""
-        if status == "FINISHED":
-            found = self._store.newest(attempt.name, version=attempt.fingerprint)
-            if found:
-                self.write(*found)
+    def finish(self, attempt: Attempt, *, status: str, error: str, ended: float = 0.0) -> None:
+        """Closes the run of an execution (`ended`: seconds since the epoch); a finished one is written from its
+        record, if that is still there."""
+        found = self._store.newest(attempt.name, version=attempt.fingerprint) if status == "FINISHED" else None
+        if found and found[0]["attempt"] == attempt.id:
+            self.write(*found)
             return
         self.start(attempt)
         run = self._runs[attempt.id]
         self.log_metrics(attempt.id, attempt.metrics)
-        self._client.set_tag(run, "uio2.error", error[:5000])
-        self._client.set_terminated(run, status)
+        if error:
+            self._client.set_tag(run, "uio2.error", error[:5000])
+        self._client.set_terminated(run, status, end_time=int(ended * 1000) or None)
 
     def write(self, record: Record, path: Path) -> None:
         """Makes the finished run of a published artifact, or completes it."""
@@ -84,6 +89,7 @@ class MlflowRuns:
         self._client.set_terminated(run, "FINISHED", end_time=end)
         ids = self.known(attempt)
         (self._marks / record["fingerprint"][:16]).write_text(" ".join(ids) if ids else "")
+        self._spool.remove(attempt)
 
     def known(self, attempt: str) -> tuple[str, str] | None:
         """Ids of the experiment and the run of an attempt this process has written."""
@@ -114,18 +120,28 @@ class MlflowRuns:
                     self._client.set_terminated(run.info.run_id, "KILLED")
 
     def log_metrics(self, attempt: str, file: str) -> None:
-        """Passes on the lines a metric file gained since the last call."""
+        """Passes on the lines a metric file gained since the last call, of this process or another."""
         run = self._runs.get(attempt)
         path = self._store.root / file
         if run is None or not path.exists():
             return
+        offset, points = self._spool.offset(attempt), list[Metric]()
         with open(path, "rb") as f:
-            f.seek(self._offsets.get(attempt, 0))
-            text = f.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offsets[attempt] = self._offsets.get(attempt, 0) + len(whole)
-        rows = [json.loads(line) for line in whole.splitlines()]
-        self._log(run, [Metric(k, v, int(r["time"] * 1000), r["step"]) for r in rows for k, v in r["values"].items()])
+            f.seek(offset)
+            for line in f:
+                if not line.endswith(b"\n"):
+                    break  # still being written, or cut short by a kill
+                row = json.loads(line)
+                more = [Metric(k, v, int(row["time"] * 1000), row["step"]) for k, v in row["values"].items()]
+                if points and len(points) + len(more) > BATCH:
+                    self._log(run, points)
+                    self._spool.advance(attempt, offset)
+                    points = []
+                points += more
+                offset += len(line)
+        if points:
+            self._log(run, points)
+            self._spool.advance(attempt, offset)
 
     def _log(self, run: str, metrics: list[Metric]) -> None:
         for start in range(0, len(metrics), BATCH):

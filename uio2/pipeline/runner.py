@@ -19,12 +19,13 @@ from uio2.pipeline import registry
 from uio2.pipeline.artifact import SOURCE, Artifact
 from uio2.pipeline.changes import differences
 from uio2.pipeline.console import Console, Progress, duration
-from uio2.pipeline.job import Job, Result
+from uio2.pipeline.job import METRICS, Job, Result
 from uio2.pipeline.launch.launcher import Launch, Launcher, Local
 from uio2.pipeline.process import PACKAGE_ROOT, Cancelled, Ended
+from uio2.pipeline.spool import Attempt
 from uio2.pipeline.stage import Stage, StageError, spec_to_json
 from uio2.pipeline.store import Store, read_record
-from uio2.pipeline.tracking import Attempt, Tracker
+from uio2.pipeline.tracking import Tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Runner:
             name=name,
             started=round(time.time(), 3),
             log=str((logs / f"{directory.name}.log").relative_to(self.store.root)),
-            metrics=str((logs / f"{directory.name}.metrics.jsonl").relative_to(self.store.root)),
+            metrics=str((logs / f"{directory.name}{METRICS}").relative_to(self.store.root)),
             recipe=recipe_of(stage, inputs),
         )
         self._say(stage, f"started, fingerprint {fingerprint[:12]}")
@@ -146,7 +147,7 @@ class Runner:
         log = self.store.root / attempt.log
         metrics = self.store.root / attempt.metrics
         job = Job.of(stage, name=attempt.name, inputs=inputs, attempt=directory, work=work, metrics=metrics)
-        progress = Progress(self.console, stage.name)
+        progress = Progress(self.console, stage.name, log=log)
 
         def on_line(text: str) -> None:
             progress.spoke()
@@ -157,12 +158,15 @@ class Runner:
             progress.heartbeat()
 
         launcher = self.launchers.get(stage.type.name) or Local()
-        ended = launcher.run(
-            Launch(
-                stage.name, job.write(), log, self.store.folder("cache", "jax"), (keep,), on_line=on_line,
-                on_progress=progress.report, on_wait=on_wait,
-            )
-        )  # fmt: skip
+        try:
+            ended = launcher.run(
+                Launch(
+                    stage.name, job.write(), log, self.store.folder("cache", "jax"), (keep,), on_line=on_line,
+                    on_progress=progress.report, on_wait=on_wait,
+                )
+            )  # fmt: skip
+        finally:
+            progress.close()
         result = Result.read(directory)
         if result is None or result.stats is None or ended.status != 0:
             raise StageError(self._failure(stage, ended, result, log))

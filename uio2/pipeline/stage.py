@@ -37,6 +37,8 @@ class StageContext:
       work: scratch that survives a kill and is handed to the next attempt; removed after publishing.
       progress: call as `progress(done, total, text)`; cheap enough for every step.
       metric: call as `metric(step, {"loss": 1.0})`; goes to the stage's MLflow run.
+      logs: a folder, to be made when needed, for what is worth keeping of this execution and is no part of the
+        artifact; None where nothing is kept.
     """
 
     inputs: Mapping[str, Artifact]
@@ -44,6 +46,7 @@ class StageContext:
     work: Path
     progress: Callable[[int, int, str], None]
     metric: Callable[[int, Mapping[str, float]], None]
+    logs: Path | None = None
 
 
 class RunStage(Protocol):

@@ -1,47 +1,26 @@
 """MLflow: one run per stage execution, written behind the running stage and repaired from the records.
 
 The records in the store are the truth. A `Tracker` only mirrors them: it works in a thread of its own (importing
-MLflow costs 4 s, making its tables 3 to 20 s, both while a stage runs), and when MLflow fails it says so once and the
-pipeline goes on; `reconcile` makes the missing runs the next time. Each artifact that has its run gets a file
-`cache/mlflow/<fp16>` with the ids of experiment and run, so asking "is everything mirrored?" imports nothing.
+MLflow costs 4 s, making its tables 3 to 20 s, both while a stage runs). While MLflow does not answer, what there is to
+tell waits on disk (`uio2.pipeline.spool`) and is passed on in order when it does, by this run or the next one;
+`reconcile` makes runs that are missing altogether. Each artifact that has its run gets a file `cache/mlflow/<fp16>`
+with the ids of experiment and run, so asking "is everything mirrored?" imports nothing.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import queue
 import threading
-from collections.abc import Mapping
+import time
 from typing import Any
 
 from uio2.pipeline.console import Console
-from uio2.pipeline.store import Store
+from uio2.pipeline.spool import Attempt, Entry, Spool
+from uio2.pipeline.store import Store, locked
 
 POLL_S = 10.0  # how often metrics of a running stage are passed on
+MOST_S = 60.0  # between two attempts to reach an MLflow that does not answer
 SETTING = "UIO2_MLFLOW"  # "off" turns tracking off; a tracking URI replaces the SQLite file in the store
-
-
-@dataclasses.dataclass(frozen=True)
-class Attempt:
-    """One execution of a stage, from its start on.
-
-    Attributes:
-      id: name of the attempt directory, unique.
-      fingerprint: of the stage.
-      name: artifact name, `<pipeline>/<stage>`.
-      started: seconds since the epoch.
-      log, metrics: files, relative to the store.
-      recipe: kind, version, spec, inputs ... as in the record.
-    """
-
-    id: str
-    fingerprint: str
-    name: str
-    started: float
-    log: str
-    metrics: str
-    recipe: Mapping[str, Any]
 
 
 class Tracker:
@@ -70,11 +49,12 @@ def tracking_uri(store: Store) -> str:
 
 
 def unmirrored(store: Store) -> bool:
-    """Whether a published artifact has no finished MLflow run yet (and tracking is on)."""
+    """Whether a published artifact has no finished MLflow run yet, or another execution waits to be told (and tracking
+    is on)."""
     if not tracking_uri(store):
         return False
     marks = store.root / "cache" / "mlflow"
-    return any(not (marks / record["fingerprint"][:16]).exists() for record, _ in store.records())
+    return bool(Spool(store)) or any(not (marks / record["fingerprint"][:16]).exists() for record, _ in store.records())
 
 
 def open_tracker(store: Store, *, pipeline: str, console: Console) -> Tracker:
@@ -84,23 +64,33 @@ def open_tracker(store: Store, *, pipeline: str, console: Console) -> Tracker:
 
 
 class MlflowTracker(Tracker):
-    """Hands events to a thread that owns the MLflow client."""
+    """Notes what happens on disk, and wakes the thread that owns the MLflow client."""
 
     def __init__(self, store: Store, *, uri: str, pipeline: str, console: Console):
         self._store = store
         self._uri = uri
         self._pipeline = pipeline
         self._console = console
-        self._events: queue.Queue[tuple | None] = queue.Queue()
+        self._spool = Spool(store)
+        self._lock = threading.Lock()
+        self._mine: dict[str, Entry] = {}
+        self._wake, self._closing = threading.Event(), False
+        self._failures = 0
         self._runs: Any = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def begin(self, attempt: Attempt) -> None:
-        self._events.put(("begin", attempt))
+        self._note(Entry(attempt))
 
     def end(self, attempt: Attempt, status: str, *, error: str = "") -> None:
-        self._events.put(("end", attempt, status, error))
+        self._note(Entry(attempt, status, error, round(time.time(), 3)))
+
+    def _note(self, entry: Entry) -> None:
+        self._spool.put(entry)
+        with self._lock:
+            self._mine[entry.attempt.id] = entry
+        self._wake.set()
 
     def run_of(self, fingerprint: str, *, attempt: str) -> tuple[str, str] | None:
         if self._runs and (known := self._runs.known(attempt)):
@@ -110,40 +100,80 @@ class MlflowTracker(Tracker):
         return (words[0], words[1]) if len(words) == 2 else None
 
     def close(self) -> None:
-        self._events.put(None)
+        self._closing = True
+        self._wake.set()
         self._thread.join(timeout=2)
         if self._thread.is_alive():
             self._console.line("mlflow", "writing the last records")
             self._thread.join(timeout=180)
 
     def _work(self) -> None:
-        try:
+        while True:
+            self._wake.wait(timeout=min(POLL_S * 2**self._failures, MOST_S))
+            self._wake.clear()
+            closing = self._closing
+            try:
+                self._deliver(closing=closing)
+            except Exception as error:  # the named boundary: MLflow never stops a pipeline
+                self._failed(error, closing=closing)
+            else:
+                if self._failures:
+                    self._console.line("mlflow", "is there again; what was kept is written")
+                self._failures = 0
+            if closing:
+                return
+
+    def _failed(self, error: Exception, *, closing: bool) -> None:
+        text = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if closing:
+            self._console.line("mlflow", f"not written ({text}); the next run makes up for it")
+        elif not self._failures:
+            self._console.line("mlflow", f"does not take what it is told ({text}); it is kept, and told again")
+        self._failures += 1
+
+    def _deliver(self, *, closing: bool) -> None:
+        """All that there is to tell by now; what fails is still noted."""
+        if self._runs is None:
             from uio2.pipeline.mlflow_runs import MlflowRuns
 
-            runs = self._runs = MlflowRuns(self._store, uri=self._uri)
+            runs = MlflowRuns(self._store, uri=self._uri)
+            self._adopt(runs)
             runs.close_dead()
-            self._serve(runs)
-            runs.close_dead()  # again: at the start, the stage run anew held the lease of its dead predecessor
-            runs.reconcile()
-        except Exception as error:  # the named boundary: MLflow never stops a pipeline
-            text = (str(error).splitlines() or [""])[0]
-            self._console.line("mlflow", f"not written ({type(error).__name__}: {text}); the next run repairs it")
+            self._runs = runs
+        with self._lock:
+            mine = list(self._mine.values())
+        for entry in mine:
+            self._tell(self._runs, entry)
+        if closing:
+            self._adopt(self._runs)  # again: at the start, the stage run anew held the lease of its dead predecessor
+            self._runs.close_dead()
+            self._runs.reconcile()
 
-    def _serve(self, runs: Any) -> None:
-        open_attempts: dict[str, Attempt] = {}
-        while True:
-            try:
-                event = self._events.get(timeout=POLL_S)
-            except queue.Empty:
-                for attempt in open_attempts.values():
-                    runs.log_metrics(attempt.id, attempt.metrics)
-                continue
-            if event is None:
-                return
-            attempt = event[1]
-            if event[0] == "begin":
-                open_attempts[attempt.id] = attempt
-                runs.start(attempt)
-            else:
-                open_attempts.pop(attempt.id, None)
-                runs.finish(attempt, status=event[2], error=event[3])
+    def _tell(self, runs: Any, entry: Entry) -> None:
+        runs.start(entry.attempt)
+        runs.log_metrics(entry.attempt.id, entry.attempt.metrics)
+        if not entry.status:
+            return
+        runs.finish(entry.attempt, status=entry.status, error=entry.error, ended=entry.ended)
+        with self._lock:
+            self._mine.pop(entry.attempt.id, None)
+        self._spool.remove(entry.attempt.id)
+
+    def _adopt(self, runs: Any) -> None:
+        """Tells what runners left that are gone: nobody holds the lease."""
+        with locked(self._store, "mlflow-adopt"):
+            for entry in self._spool.entries():
+                attempt, lease = entry.attempt, self._store.lease(entry.attempt.fingerprint)
+                if attempt.id in self._mine or not lease.try_acquire():
+                    continue
+                with lease:
+                    self._tell(runs, entry if entry.status else self._ended(attempt))
+
+    def _ended(self, attempt: Attempt) -> Entry:
+        """How an execution ended whose runner did not live to say it."""
+        published = {record["attempt"] for record, _ in self._store.records(name=attempt.name)}
+        if attempt.id in published:
+            return Entry(attempt, "FINISHED")
+        metrics = self._store.root / attempt.metrics
+        ended = metrics.stat().st_mtime if metrics.exists() else attempt.started
+        return Entry(attempt, "KILLED", "stopped with its runner", ended)

@@ -19,6 +19,7 @@ n patches of p values (row, column, channel), f frames or segments, c codes:
   targets/image/image                     float32 [B, h, w, 3] in -1..1
   targets/audio/audio                     float32 [B, 256, 128, 1]   normalised log-mel
   targets/{image,audio}/mask, loss_mask, task_mask  int32 [B, c]   what is there, what counts, what the task hid
+  task                                    int32 [B]   the number of the example's task in the feed; training alone
   choices/tokens                          int32 [B, options, tokens]   with answer options alone; no input of the model
 Only the modalities of the recipe are made; what an example lacks of them is zeros with mask 0.
 

@@ -19,6 +19,7 @@ from uio2.tasks.converter import convert
 from uio2.tasks.guard import REASON, blank, explain, guarded
 from uio2.tasks.mixture import Mixture, MixtureError
 from uio2.tasks.order import Schedule, locate, name_key, uniforms
+from uio2.tasks.shapes import TASK
 from uio2.tasks.task import NUM_DRAWS
 from uio2.tasks.unified import unify
 
@@ -70,6 +71,7 @@ class Feed:
 
     Attributes:
       stats: what was fed so far.
+      tasks: their names, by the number that `TASK` of a batch holds.
     """
 
     def __init__(self, mixture: Mixture, *, seed: int, split: str = "train", parallel: int = 2) -> None:
@@ -93,6 +95,7 @@ class Feed:
                 )
         readers = {key: data.reader(split) for key, data in mixture.datasets.items() if split in data.splits}
         self._readers = {name: readers[mixture.task(name).dataset] for name in self._schedule.tasks}
+        self.tasks: tuple[str, ...] = tuple(self._schedule.tasks)
         self.stats = FeedStats()
         self._failure: Exception | None = None
 
@@ -116,8 +119,13 @@ class Feed:
             self.stages23, num_parallel_calls=1, deterministic=True
         )
         for batch in batches.prefetch(4).with_options(data_options(self._parallel)).as_numpy_iterator():
-            yield self.counted(batch)
+            yield self.counted(batch) | {TASK: self.numbers(first + np.arange(rows))}
+            first += batch_size
         self.ended()
+
+    def numbers(self, positions: np.ndarray) -> np.ndarray:
+        """int32 [n]: the tasks of the examples at positions."""
+        return self._schedule.at(positions)[0].astype(np.int32)
 
     def describe(self, positions: np.ndarray) -> list[dict[str, int | str]]:
         """Which examples stand at positions, without reading any: task, record of the split, epoch of the task."""

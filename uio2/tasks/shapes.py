@@ -9,6 +9,7 @@ from uio2.tasks.specs import RegisterSpec
 
 TEXT_INPUT = ("tokens", "mask", "pos_ids")
 TEXT_TARGET = ("inputs", "targets", "mask", "pos_ids", "segment_ids")
+TASK = "task"  # of a training batch, int32 [b]: the number of each example's task in `Feed.tasks`
 CODE_MASKS = ("mask", "loss_mask", "task_mask")
 
 

@@ -6,6 +6,7 @@ environment, as Beam's options do:
   UIO2_PLAN         `data`, `fsdp`, `fsdp_tensor`, or rules from logical to mesh axes, `vocab=fsdp+tensor,embed=fsdp`
   UIO2_COORDINATOR  host:port of process 0, or `auto` where JAX knows its cluster (TPU pods, SLURM)
   UIO2_NUM_PROCESSES, UIO2_PROCESS_ID
+  UIO2_PROFILE      START:STEPS, which steps to trace
 Without UIO2_MESH all devices are on one axis, the one that the plan splits. Nothing heavy is imported here.
 """
 
@@ -20,6 +21,7 @@ from uio2.pipeline.stage import UsageError
 
 MESH, PLAN = "UIO2_MESH", "UIO2_PLAN"
 COORDINATOR, NUM_PROCESSES, PROCESS_ID = "UIO2_COORDINATOR", "UIO2_NUM_PROCESSES", "UIO2_PROCESS_ID"
+PROFILE = "UIO2_PROFILE"
 AXES = ("data", "fsdp", "tensor")
 NAMED_PLANS = ("data", "fsdp", "fsdp_tensor")
 AUTO = "auto"
@@ -66,6 +68,14 @@ class Execution:
     def devices(self) -> int:
         """How many the mesh names; 0 for all there are."""
         return math.prod(self.mesh.values()) if self.mesh else 0
+
+
+def profile_window(text: str) -> tuple[int, int]:
+    """(first step, from 1; how many) of `START:STEPS`; UsageError if it is something else."""
+    start, _, steps = text.partition(":")
+    if not (start.isdigit() and steps.isdigit() and int(start) and int(steps)):
+        raise UsageError(f"{PROFILE} (--profile) is {text!r}; expected START:STEPS, both 1 or more, like 20:5")
+    return int(start), int(steps)
 
 
 def _integer(values: Mapping[str, str], name: str, default: int) -> int:

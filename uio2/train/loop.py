@@ -27,11 +27,13 @@ from uio2.pipeline.stage import StageContext, StageError
 from uio2.train.alarms import Describe, Watch, explained
 from uio2.train.checkpoints import Checkpoints
 from uio2.train.evaluation_spec import EvaluationSpec
-from uio2.train.history import HISTORY, Log, history_text
+from uio2.train.history import GROUP, HISTORY, Log, group_means, history_text
+from uio2.train.meters import CHECKPOINT, EVALUATION, Meter
 from uio2.train.models import Start
 from uio2.train.optim.names import Trainable
 from uio2.train.optimizer import make_optimizer, schedule
 from uio2.train.processes import Agreed, Crew
+from uio2.train.profile import Profile
 from uio2.train.sharding import abstract, everywhere, place_batch, state_shardings
 from uio2.train.specs import AlarmSpec, SavingSpec, StepSpec, TrainSpec, VisionTowerSpec
 from uio2.train.step import initial_state, make_update, published
@@ -73,6 +75,8 @@ class Loop:
       saving, alarms: as in the recipe.
       order: a fingerprint of the order of the batches; a checkpoint of another one is refused.
       describe: step, from 1 -> the examples of its batch, for messages about it.
+      groups: names of the groups whose sums the loss returns (`group/...` of `multimodal_loss`): tasks.
+      flops: (shapes of a global batch, what it is compiled for) -> the model's operations of a step.
       keep: (step, parameters) of the checkpoints that the recipe keeps beside the newest, at the end.
       evaluation: when the parameters that would be published are evaluated.
       evaluate: parameters -> figures for the log row; all processes call it. None: nothing is evaluated.
@@ -97,6 +101,8 @@ class Loop:
     alarms: AlarmSpec = dataclasses.field(default_factory=AlarmSpec)
     order: str = ""
     describe: Describe | None = None
+    groups: tuple[str, ...] = ()
+    flops: Callable[..., int] | None = None
     keep: Callable[[int, Any], None] | None = None
     evaluation: EvaluationSpec = dataclasses.field(default_factory=EvaluationSpec)
     evaluate: Callable[[Any], Mapping[str, float]] | None = None
@@ -168,14 +174,25 @@ def train(loop: Loop, params: Any, context: StageContext, *, crew: Crew | None =
         with contextlib.closing(Stream(loop, crew, first=first, stop=stop, checkpoints=checkpoints)) as stream:
             update, shapes, zeros = prepare(loop, (start := Start.of(params)), stream.head())
             state = checkpoints.restore(first, shapes) if first else _begin(loop, start, shapes, zeros)
-            with Log(loop, context, leads=crew.leads, first=first) as log:
+            with (
+                Log(loop, context, leads=crew.leads, first=first) as log,
+                Profile.from_environment(context, leads=crew.leads) as profile,
+            ):
                 watch = Watch(loop.alarms, describe=loop.describe, folder=context.work, leads=crew.leads)
-                for done, batch, told in stream:
-                    state = update(state, place_batch(batch, loop.mesh), told.static)
+                meter = Meter(loop, folder=context.work, leads=crew.leads, first=first)
+                for done, batch, told in meter.waiting(stream):
+                    with profile.step(done, state), meter.step(done, batch, told.static):
+                        state = update(state, place_batch(batch, loop.mesh), told.static)
+                    meter.see(state)
                     watch.see(done, state)
+                    log.step(done)
                     if done % loop.log_every == 0 or done == loop.steps:
                         watch.settle()
-                        log.row(done, _means(loop, done, state["sums"], watch) | _evaluated(loop, done, state))
+                        row = _means(loop, done, state["sums"], watch)
+                        if loop.evaluate is not None and loop.evaluation.due(done, steps=loop.steps):
+                            with meter.spending(EVALUATION):
+                                row |= loop.evaluate(published(loop, state))
+                        log.row(done, row, measured=meter.row)
                         state["sums"] = everywhere(zeros, loop.mesh)
                     stopping = told.stop or (crew.count == 1 and stop.asked)
                     if done == loop.steps:
@@ -183,11 +200,13 @@ def train(loop: Loop, params: Any, context: StageContext, *, crew: Crew | None =
                     if done % loop.checkpoint_every == 0 or told.save or stopping:
                         # The best are chosen among those at fixed steps alone, or time would have a say in it.
                         metrics = None if done % loop.checkpoint_every else log.last
-                        stall = checkpoints.save(done, state, metrics=metrics, wait=stopping)
+                        with meter.spending(CHECKPOINT):
+                            stall = checkpoints.save(done, state, metrics=metrics, wait=stopping)
+                        meter.mark()
                         log.note(done, {"checkpoint_stall_s": stall})
                     if stopping:
                         raise Interrupted(f"stopped at step {done} of {loop.steps}; run again to go on")
-            log.summary(checkpoints)
+                log.summary(checkpoints, meter)
         best = loop.steps
         if loop.saving.publish == "best":
             best = checkpoints.best(step=loop.steps, metrics=log.last or {})
@@ -200,12 +219,6 @@ def train(loop: Loop, params: Any, context: StageContext, *, crew: Crew | None =
             for step in checkpoints.chosen():
                 loop.keep(step, published(loop, checkpoints.restore(step, shapes)))
     return Trained(trained, log.rows, best)
-
-
-def _evaluated(loop: Loop, step: int, state: Mapping[str, Any]) -> dict[str, float]:
-    if loop.evaluate is None or not loop.evaluation.due(step, steps=loop.steps):
-        return {}
-    return dict(loop.evaluate(published(loop, state)))
 
 
 def _same(said: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -235,9 +248,10 @@ def _begin(loop: Loop, start: Start, shapes: dict[str, Any], zeros: dict[str, np
 
 def _means(loop: Loop, step: int, sums: dict[str, jax.Array], watch: Watch) -> dict[str, float]:
     skipped, since = float(sums.get("skipped", 0.0)), (step - 1) % loop.log_every + 1
-    means = {k: float(v) / max(since - skipped, 1.0) for k, v in sums.items()}
+    means = {k: float(v) / max(since - skipped, 1.0) for k, v in sums.items() if not k.startswith(GROUP)}
     if skipped == since or not math.isfinite(means["loss"]):
         watch.stop(step, f"the loss or its gradient is not finite in the {since} steps up to step {step}")
     means |= {"skipped": skipped} if "skipped" in sums else {}
+    means |= group_means(sums, loop.groups)
     rounded = {k: float(f"{v:.6g}") for k, v in sorted(means.items())}
     return {"step": step, **rounded, "learning_rate": float(f"{float(loop.learning_rate(step - 1)):.6g}")}

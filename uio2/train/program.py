@@ -21,6 +21,7 @@ from uio2.model.checkpoint import tree
 from uio2.model.config import ModelConfig
 from uio2.model.sharding import Plan
 from uio2.pipeline.artifact import Artifact
+from uio2.tasks.shapes import TASK
 from uio2.train import lora
 from uio2.train.loop import Batch, Items, Loop
 from uio2.train.microbatches import split
@@ -37,11 +38,13 @@ class Program:
       spec: the recipe.
       config: its model.
       module: parameters of the model -> model.
+      tasks: names, by the number that a batch gives its examples; those of a batch without are not told apart.
     """
 
     spec: TrainSpec
     config: ModelConfig
     module: Callable[[Any], UnifiedIO2]
+    tasks: tuple[str, ...] = ()
 
     def model(self, values: Any) -> UnifiedIO2:
         """The model of what is trained, adapters merged."""
@@ -56,7 +59,7 @@ class Program:
 
     def loss(self, values: Any, batch: Mapping[str, Any], **options: Any) -> tuple[Any, dict[str, Any]]:
         """As `Loop.loss`."""
-        return _loss(self.model(values), batch, spec=self.spec, **options)
+        return _loss(self.model(values), batch, spec=self.spec, tasks=len(self.tasks), **options)
 
     def tokens(self, values: Any, batch: Mapping[str, Any], *, static: _Static) -> dict[str, Any]:
         """As `Loop.tokens`."""
@@ -65,16 +68,17 @@ class Program:
 
     def loop(self, **fields: Any) -> Loop:
         """The loop; `fields` say where it runs and on what."""
-        parts, adapted = self.spec.step.microbatches, self.spec.lora
+        parts = self.spec.step.microbatches
         return Loop.of(
             self.spec,
             loss=self.loss,
             static=functools.partial(_static, config=self.config, microbatches=parts),
             items=functools.partial(_items, config=self.config, microbatches=parts),
             tokens=self.tokens,
+            groups=self.tasks,
             label="train",
-            only=None if adapted is None else (f"{lora.ADAPTERS}/*", *adapted.train),
-            frozen=_frozen(self.config),
+            only=only(self.spec),
+            frozen=frozen(self.config),
             **fields,
         )
 
@@ -151,15 +155,23 @@ def _static(batch: Batch, items: Items | None = None, *, config: ModelConfig, mi
 
 
 def _loss(
-    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec,
+    model: UnifiedIO2, batch: Mapping[str, Any], *, static: _Static, spec: TrainSpec, tasks: int,
     tokens: Mapping[str, Any] | None = None,
 ) -> tuple[Any, dict[str, Any]]:  # fmt: skip
-    loss, metrics = multimodal_loss(model(batch, **static.options), z_loss=spec.z_loss, tokens=tokens)
-    if not spec.packing.packs:
-        return loss, metrics
-    return loss, metrics | packing_metrics(batch, config=model.config, **static.options)
+    group = batch.get(TASK) if tasks else None
+    outputs = model(batch, **static.options)
+    loss, metrics = multimodal_loss(outputs, z_loss=spec.z_loss, tokens=tokens, group=group, groups=tasks)
+    placed = packing_metrics(batch, config=model.config, **static.options)
+    # The metrics of a step are means over its microbatches; tokens are to be those of the whole batch.
+    parts = spec.step.microbatches
+    return loss, metrics | {k: v * parts if k.startswith("tokens/") else v for k, v in placed.items()}
 
 
-def _frozen(config: ModelConfig) -> tuple[str, ...]:
+def only(spec: TrainSpec) -> tuple[str, ...] | None:
+    """Patterns of what alone is trained; None: everything."""
+    return None if spec.lora is None else (f"{lora.ADAPTERS}/*", *spec.lora.train)
+
+
+def frozen(config: ModelConfig) -> tuple[str, ...]:
     """Patterns of what the model gives no gradient: without these AdamW would shrink it."""
     return (*(("image_vit/*", "audio_vit/*") if config.freeze_vit else ()), "*_target/codec/*")

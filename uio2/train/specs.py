@@ -149,7 +149,7 @@ class StepSpec:
     ema_decay: float | None = None
     ema_from: int = 0
     publish_ema: bool = True
-    norms: bool = False
+    norms: bool = True
 
     def __post_init__(self) -> None:
         check_counts(self, "microbatches")
@@ -379,7 +379,8 @@ TRAIN = StageType(
     kind="checkpoint",
     spec=TrainSpec,
     run="uio2.train.train_stage:run",
-    # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels; 4: operative_config.gin is written
-    code_version="4",
+    # 2: the vision transformer is called image_vit/; 3: muon reaches the kernels; 4: operative_config.gin is written;
+    # 5: losses by task and tokens in the history
+    code_version="5",
     volatile=_VOLATILE,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,12 @@ from uio2.tasks.packing.feed import PackedFeed
 from uio2.tasks.tokenizer_stage import dataset_directories
 from uio2.train import lora
 from uio2.train.alarms import Describe
+from uio2.train.counting import step_operations
 from uio2.train.evaluation import Evaluation
 from uio2.train.evaluation_spec import VALIDATION
 from uio2.train.execution import Execution
 from uio2.train.loop import HISTORY, Batches, history_text, train
+from uio2.train.meters import goodput
 from uio2.train.processes import Crew, crew
 from uio2.train.program import Program, start_of
 from uio2.train.sharding import Share, open_mesh, whole
@@ -116,7 +119,7 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
     mesh = open_mesh(execution, batch_size=spec.packing.groups if spec.packing.packs else spec.batch_size)
     source = _source(spec, mixture, config, Share.of(mesh))
     module, start = start_of(spec, config, inputs=inputs, plan=plan, mesh=mesh)
-    program = Program(spec, config, module)
+    program = Program(spec, config, module, source.feed.tasks)
 
     def write(path: Path, values: Any) -> None:
         flat = {name: whole(array) for name, array in tree.flatten(program.model(values)).items()}
@@ -129,6 +132,7 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
         plan=plan,
         order=_order(spec, inputs["mixture"]),
         describe=source.describe,
+        flops=functools.partial(step_operations, spec),
         keep=lambda step, values: write(context.out / "checkpoints" / str(step), values),
         evaluate=Evaluation(program, mixture=mixture, mesh=mesh) if spec.evaluation.every else None,
     )
@@ -155,4 +159,5 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
         "accuracy": _accuracy(history[-1]),
         **_packing_stats(history),
         **_validation(history, step=trained.step),
+        **goodput(context.work),
     }

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from uio2.pipeline.job import Result
+from uio2.pipeline.job import METRICS, Result
 from uio2.pipeline.process import FOLLOW_S, Ended, Process, run_processes
 from uio2.pipeline.stage import UsageError
 
@@ -121,7 +121,9 @@ def process_jobs(job: Path, count: int, *, parent: int | None = None) -> list[Pa
         folder = job.parent / f"process-{number}"
         (folder / "out").mkdir(parents=True, exist_ok=True)
         (folder / "tmp").mkdir(exist_ok=True)
-        own = values if number == 0 else {**values, "attempt": str(folder), "metrics": str(folder / "metrics.jsonl")}
+        own = (
+            values if number == 0 else {**values, "attempt": str(folder), "metrics": str(folder / f"process{METRICS}")}
+        )
         path = folder / "job.json"
         path.write_text(json.dumps(own))
         jobs.append(path)

@@ -20,6 +20,7 @@ from uio2.tasks.packing.measure import count_media, measure
 from uio2.tasks.packing.sizes import Sizes
 from uio2.tasks.packing.spec import PackingSpec
 from uio2.tasks.packing.window import PackedBatch, Windows, pack_window, plan_windows
+from uio2.tasks.shapes import TASK
 
 SAMPLE = 4096
 # A task's reader may stand this many positions behind the others: every 1000 positions hold each task.
@@ -33,6 +34,7 @@ class PackedFeed:
 
     Attributes:
       stats: what was fed so far.
+      tasks: as of `Feed`.
       windows: how positions become batches.
     """
 
@@ -51,7 +53,7 @@ class PackedFeed:
         self._mixture, self._packing, self._latents, self._seed = mixture, packing, latents, seed
         self._feed = Feed(mixture, seed=seed, split=split, parallel=parallel)
         self._parallel = parallel
-        self.stats = self._feed.stats
+        self.stats, self.tasks = self._feed.stats, self._feed.tasks
         self._span, self._measuring = range(SAMPLE), threading.Lock()
         self._measured = self._measure()
         self.windows: Windows = plan_windows(self._sizes(range(SAMPLE)), spec=packing, rows=rows)
@@ -79,8 +81,9 @@ class PackedFeed:
                         yield window * self.windows.positions + _members(batch, mine), batch
 
             stream = self._dataset(lambda: (positions for positions, _ in batches()))
-            for values, (_, batch) in zip(stream.as_numpy_iterator(), batches(), strict=False):
-                yield packed(self._feed.counted(values), batch, mine=mine)
+            for values, (positions, batch) in zip(stream.as_numpy_iterator(), batches(), strict=False):
+                examples = self._feed.counted(values) | {TASK: self._feed.numbers(positions)}
+                yield packed(examples, batch, mine=mine)
         self._feed.ended()
 
     def describe(self, step: int) -> list[dict[str, int | str]]:

@@ -53,7 +53,15 @@ CHIPS = {
         Chip("cpu", CPU, 16.0, 1e12, 0.1e12, 0.0),
     )
 }
+# How JAX calls them (`Device.device_kind`), the longer name first where one begins like another.
+KINDS = {"TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v6 lite": "v6e", "TPU v6e": "v6e", "TPU v5": "v5p",
+         "TPU v4": "v4", "NVIDIA H100": "h100", "NVIDIA H200": "h200"}  # fmt: skip
 MOST_LOCAL = 8  # of GPUs on one machine, and of pretended CPU devices without surprises
+
+
+def peak_flops(kind: str) -> float:
+    """Peak bf16 operations per second of a device of this kind, as JAX names it; 0 for one that is not known."""
+    return next((CHIPS[name].flops for start, name in KINDS.items() if kind.startswith(start)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

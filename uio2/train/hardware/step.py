@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from uio2.model import flops
 from uio2.model.config import ModelConfig
 from uio2.model.sharding import BATCH_AXES, MESH_AXES, rules
 from uio2.pipeline.stage import StageError
+from uio2.train.counting import step_operations
 from uio2.train.hardware.batch import fullest
 from uio2.train.hardware.chips import Topology
 from uio2.train.hardware.devices import devices
@@ -58,7 +58,7 @@ def answer(question: Question) -> Answer:
         other_bytes=_bytes({key: value for key, value in state.items() if key not in ("params", "optimizer")}),
         batch_bytes=sum(value.nbytes for value in batch.values()) // parts,
         activation_bytes=_activations(loop, start, batch) // parts,
-        flops=_flops(question, mesh, batch),
+        flops=_operations(loop, spec, batch),
         mesh={axis: size for axis, size in mesh.shape.items() if size > 1},
     )
     if not question.compiles:
@@ -120,21 +120,8 @@ def _trained(loop: Loop, params: Any) -> tuple[list[Any], Any]:
     return [leaf for leaf, mine in zip(leaves, mask, strict=True) if mine], rebuild
 
 
-def _flops(question: Question, mesh: Any, batch: Mapping[str, np.ndarray]) -> int:
-    """Of loss and gradient, without recomputation and in one part."""
-    plain = dataclasses.replace(
-        question.train,
-        model_overrides={**question.train.model_overrides, "remat": "none"},
-        step=dataclasses.replace(question.train.step, microbatches=1),
-    )
-    loop, start = _loop(plain, question, mesh)
-    static = loop.static(batch) if loop.static else None
-    trained, rebuild = _trained(loop, start.shapes)
-
-    def gradient(leaves: list[Any], params: Any, batch: Any) -> Any:
-        return jax.grad(lambda these: loop.loss(rebuild(these, params), batch, static=static)[0])(leaves)
-
-    return flops.count(gradient, trained, start.shapes, _shapes(batch))
+def _operations(loop: Loop, spec: TrainSpec, batch: Mapping[str, np.ndarray]) -> int:
+    return step_operations(spec, _shapes(batch), loop.static(batch) if loop.static else None)
 
 
 def _activations(loop: Loop, start: Start, batch: Mapping[str, np.ndarray]) -> int:
