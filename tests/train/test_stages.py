@@ -200,8 +200,8 @@ def test_adapters_are_trained_in_microbatches_and_published_in_the_model(mixture
     context = tiny.context(tmp_path, **mixture_inputs)
     spec = TrainSpec(
         model_overrides=SMALL, steps=12, batch_size=8, log_every=6, checkpoint_every=12,
-        lora=LoraSpec(layers=("decoder/*",), rank=4, train=("text_embedder/*",)), step=StepSpec(microbatches=2),
-        optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
+        lora=LoraSpec(layers=("decoder/*",), rank=4, train=("text_embedder/*",), dropout=0.1),
+        step=StepSpec(microbatches=2), optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
     )  # fmt: skip
     train_stage.run(spec, context)
     model = native.load(context.out / "model")

@@ -77,6 +77,7 @@ class Loop:
       describe: step, from 1 -> the examples of its batch, for messages about it.
       groups: names of the groups whose sums the loss returns (`group/...` of `multimodal_loss`): tasks.
       flops: (shapes of a global batch, what it is compiled for) -> the model's operations of a step.
+      noise: (parameters, steps done) -> parameters as the loss of the next step sees them; None: as they are.
       keep: (step, parameters) of the checkpoints that the recipe keeps beside the newest, at the end.
       evaluation: when the parameters that would be published are evaluated.
       evaluate: parameters -> figures for the log row; all processes call it. None: nothing is evaluated.
@@ -103,6 +104,7 @@ class Loop:
     describe: Describe | None = None
     groups: tuple[str, ...] = ()
     flops: Callable[..., int] | None = None
+    noise: Callable[[Any, jax.Array], Any] | None = None
     keep: Callable[[int, Any], None] | None = None
     evaluation: EvaluationSpec = dataclasses.field(default_factory=EvaluationSpec)
     evaluate: Callable[[Any], Mapping[str, float]] | None = None

@@ -66,6 +66,10 @@ class Program:
         outputs = self.model(values)(batch, **static.options)
         return {name: output.loss_mask.sum() for name, output in outputs.items()}
 
+    def _noise(self, values: Any, steps: jax.Array) -> Any:
+        assert self.spec.lora is not None
+        return lora.dropped(values, self.spec.lora, step=steps, seed=self.spec.seed)
+
     def loop(self, **fields: Any) -> Loop:
         """The loop; `fields` say where it runs and on what."""
         parts = self.spec.step.microbatches
@@ -76,6 +80,7 @@ class Program:
             items=functools.partial(_items, config=self.config, microbatches=parts),
             tokens=self.tokens,
             groups=self.tasks,
+            noise=self._noise if self.spec.lora and self.spec.lora.dropout else None,
             label="train",
             only=only(self.spec),
             frozen=frozen(self.config),

@@ -167,6 +167,8 @@ class LoraSpec:
       layers: patterns (`*` for any part) of the names of dense layers, the parameter's without `/kernel`.
       rank: columns of `down` and rows of `up`.
       alpha: the adapters' weight, times the rank.
+      dropout: chance of an input feature to be hidden from an adapter, drawn for each step, layer and feature. Kernel
+        and adapter are one product, so a feature is hidden from all tokens of the batch and not token by token.
       train: patterns of the parameters that are trained as well.
     """
 
@@ -174,6 +176,7 @@ class LoraSpec:
     rank: int = 8
     alpha: float = 16.0
     train: tuple[str, ...] = ()
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check_counts(self, "rank")
@@ -184,6 +187,8 @@ class LoraSpec:
             raise StageError("LoraSpec.layers is empty; name layers, or leave TrainSpec.lora at None")
         if self.alpha <= 0:
             raise StageError(f"LoraSpec.alpha is {self.alpha}; expected more than 0")
+        if not 0 <= self.dropout < 1:
+            raise StageError(f"LoraSpec.dropout is {self.dropout}; expected 0 or more and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
