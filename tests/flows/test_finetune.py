@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 REFEXP = "--gin_file=configs/finetune/refexp.gin"
 SHORT = (
     "--gin.TASKS={'refcoco_unc': 1.0}", "--gin.TEXT_INPUTS=20", "--gin.BATCH_SIZE=4", "--gin.STEPS=3",
-    "--gin.LOG_EVERY=1", "--gin.WARMUP_STEPS=10", "--gin.tasks.RegisterSpec.check_examples=4",
+    "--gin.LOG_EVERY=1", "--gin.WARMUP_STEPS=10", "--gin.tasks.RegisterSpec.check_examples=4", "--gin.EVAL_EVERY=0",
 )  # fmt: skip
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 
@@ -45,7 +45,8 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
 
 def test_a_fine_tune_of_the_digits_saves_exports_and_goes_on_in_every_layout(commands: Commands, store, tmp_path):
     out = tmp_path / "out"
-    recipe = (REFEXP, *SHORT, f"--gin.MODEL_DIR='{out}'")
+    evaluated = ("--gin.EVAL_EVERY=2", "--gin.EVAL_EXAMPLES=4", "--gin.EVAL_BATCH_SIZE=4", "--gin.EVAL_BATCHES=1")
+    recipe = (REFEXP, *SHORT, *evaluated, f"--gin.MODEL_DIR='{out}'")
     start = "--gin.INITIAL_CHECKPOINT='digits/train'"
     settings = {"UIO2_MLFLOW": "off"}
     done = commands.run("train", *recipe, start, "--json", store=store, settings=settings)
@@ -56,6 +57,7 @@ def test_a_fine_tune_of_the_digits_saves_exports_and_goes_on_in_every_layout(com
     assert printed < done.stderr.index("register ")  # the recipe stands before anything that runs
     rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows if {"validation/loss", "validation/refexp/iou"} <= row.keys()] == [2, 3]
     assert "train.TrainSpec.steps = 3" in (out / "operative_config.gin").read_text()
     assert "train.TrainSpec.steps = 3" in (Path(result["uri"]) / "operative_config.gin").read_text()
 

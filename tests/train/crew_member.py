@@ -98,7 +98,7 @@ def run(folder: Path, actions: Mapping[int, str]) -> None:
     with crew(execution) as together:
         mesh = open_mesh(execution, batch_size=ROWS)
         loop, start = make_loop(mesh, plan=execution.plan, actions=actions), start_on(mesh, plan=execution.plan)
-        params, _ = train(loop, start, context(folder), crew=together)
+        params = train(loop, start, context(folder), crew=together).params
         flat = {parameter_name(path): whole(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
         if together.leads:
             np.savez(folder / "out" / "params.npz", **flat)

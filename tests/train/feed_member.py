@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.train.crew_member import context
 from uio2.pipeline.artifact import Artifact
 from uio2.train import train_stage
+from uio2.train.evaluation_spec import EvaluationSpec
 from uio2.train.specs import OptimizerSpec, TrainSpec
 
 SMALL = {
@@ -23,6 +24,7 @@ SMALL = {
 SPEC = TrainSpec(
     model_overrides=SMALL, steps=24, batch_size=8, log_every=4, checkpoint_every=3,
     optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
+    evaluation=EvaluationSpec(every=4, batches=1, examples=4, tasks=("refcoco_unc",), batch_size=4),
 )  # fmt: skip
 
 

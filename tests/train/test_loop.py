@@ -17,6 +17,7 @@ from flax import nnx
 from uio2.model.layers import Embedding, GatedMLP
 from uio2.model.stack import Stack
 from uio2.pipeline.stage import StageContext, StageError, UsageError
+from uio2.train.evaluation_spec import EvaluationSpec
 from uio2.train.loop import Interrupted, Loop, train
 from uio2.train.meters import goodput
 from uio2.train.models import functional
@@ -65,15 +66,20 @@ def context(folder) -> StageContext:
     return StageContext({}, folder / "out", folder / "work", lambda *_: None, lambda *_: None)
 
 
+def equal(one, two) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), one, two)))
+
+
 def test_a_run_killed_anywhere_equals_an_undisturbed_one(tmp_path):
-    expected, history = train(make_loop(), initial(), context(tmp_path / "calm"))
+    calm = train(make_loop(), initial(), context(tmp_path / "calm"))
+    expected, history = calm.params, calm.history
     assert history[-1]["loss"] < history[0]["loss"] / 2
     for die_at in (3, 9, 13, 23):
         with pytest.raises(Killed):
             train(make_loop(die_at=die_at), initial(), context(tmp_path / "killed"))
-    params, again = train(make_loop(), initial(), context(tmp_path / "killed"))
-    assert again == history
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), params, expected)))
+    again = train(make_loop(), initial(), context(tmp_path / "killed"))
+    assert again.history == history
+    assert equal(again.params, expected)
     lines = (tmp_path / "killed" / "work" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(4, STEPS + 1, 4))
 
@@ -94,7 +100,7 @@ def test_what_a_run_costs_is_measured_across_restarts_and_no_part_of_the_history
             time.sleep(0.05)
             yield batch
 
-    _, history = train(dataclasses.replace(loop, batches=slow), initial(), measured(tmp_path))
+    history = train(dataclasses.replace(loop, batches=slow), initial(), measured(tmp_path)).history
     after = goodput(tmp_path / "work")
     assert (before["attempts"], after["attempts"]) == (1, 2)
     assert 0 < after["goodput"] < 1
@@ -139,7 +145,7 @@ def test_sigterm_saves_and_the_next_run_goes_on(tmp_path):
         started.append(step)
         return loop.batches(step)
 
-    _, history = train(dataclasses.replace(loop, batches=watch), initial(), context(tmp_path))
+    history = train(dataclasses.replace(loop, batches=watch), initial(), context(tmp_path)).history
     assert started == [10]
     assert [row["step"] for row in history] == list(range(4, STEPS + 1, 4))
 
@@ -198,15 +204,47 @@ def test_checkpoints_are_kept_by_policy_and_by_time(tmp_path):
         make_loop(), saving=SavingSpec(minutes=0, keep_last=1, keep_every=9, keep_best=1),
         keep=lambda step, params: handed.update({step: params}),
     )  # fmt: skip
-    _, history = train(loop, initial(), context(tmp_path))
+    history = train(loop, initial(), context(tmp_path)).history
     losses = {step: next(r["loss"] for r in reversed(history) if r["step"] <= step) for step in range(6, STEPS, 3)}
     assert sorted(handed) == sorted({9, 18, min(losses, key=losses.get)})
     assert {int(path.name) for path in (tmp_path / "work" / "checkpoints").iterdir()} == {*handed, 21}
-    until, _ = train(dataclasses.replace(make_loop(), steps=9), initial(), context(tmp_path / "until"))
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), until, handed[9])))
+    until = train(dataclasses.replace(make_loop(), steps=9), initial(), context(tmp_path / "until")).params
+    assert equal(until, handed[9])
     often = dataclasses.replace(loop, saving=SavingSpec(minutes=1e-9, keep_last=100), checkpoint_every=1000)
     train(often, initial(), context(tmp_path / "often"))
     assert len(list((tmp_path / "often" / "work" / "checkpoints").iterdir())) == STEPS - 1
+
+
+def far_off(params):
+    """A figure that falls and rises: how far a weight is from one that it passes."""
+    return {"validation/far": abs(float(params["v"][0, 0]) - 0.9)}
+
+
+def test_the_best_by_a_figure_of_the_evaluation_is_handed_on(tmp_path):
+    saving = SavingSpec(minutes=0, keep_last=1, keep_best=1, best_metric="validation/far", publish="best")
+    loop = dataclasses.replace(
+        make_loop(), log_every=1, saving=saving, evaluation=EvaluationSpec(every=3), evaluate=far_off,
+    )  # fmt: skip
+    found = train(loop, initial(), context(tmp_path / "calm"))
+    figures = {row["step"]: row["validation/far"] for row in found.history if "validation/far" in row}
+    assert list(figures) == list(range(3, STEPS + 1, 3))
+    assert found.step == min(figures, key=figures.get)
+    assert found.step not in (3, STEPS), "the case means something only if the best lies between"
+    assert far_off(found.params)["validation/far"] == figures[found.step]
+    until = train(dataclasses.replace(make_loop(), steps=found.step), initial(), context(tmp_path / "until"))
+    assert equal(found.params, until.params)
+    dying = make_loop(die_at=found.step + 5).batches
+    with pytest.raises(Killed):
+        train(dataclasses.replace(loop, batches=dying), initial(), context(tmp_path / "killed"))
+    again = train(loop, initial(), context(tmp_path / "killed"))
+    assert (again.step, again.history) == (found.step, found.history)
+    assert equal(again.params, found.params)
+
+
+def test_a_metric_that_the_log_does_not_have_is_named(tmp_path):
+    saving = SavingSpec(keep_best=1, best_metric="validation/acc")
+    with pytest.raises(StageError, match=r"best_metric is 'validation/acc'; the log has .*learning_rate, loss"):
+        train(dataclasses.replace(make_loop(), log_every=1, saving=saving), initial(), context(tmp_path))
 
 
 def test_a_checkpoint_of_another_order_of_data_is_refused(tmp_path):

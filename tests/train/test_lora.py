@@ -95,3 +95,18 @@ def test_layers_that_are_not_there_are_named(trained):
     _, other = functional(Stack(lambda r: GatedMLP(64, 80, rngs=r), length=3, unroll=0, rngs=nnx.Rngs(0)))
     with pytest.raises(StageError, match=r"adapter layers/wi_0/up has shape \(3, 2, 96\); expected \(3, 2, 80\)"):
         lora.merged({"model": other, "adapters": state["params"]["adapters"]}, SPEC)
+
+
+def test_dropout_hides_input_features_by_the_step_and_is_made_up_for(trained):
+    _, params, state = trained
+    values = {"model": params, "adapters": state["params"]["adapters"]}
+    spec = LoraSpec(layers=SPEC.layers, rank=2, alpha=8.0, dropout=0.25)
+    make = jax.jit(lambda step: lora.dropped(values, spec, step=step, seed=3)["adapters"]["layers"]["wi_0"]["down"])
+    whole = np.asarray(values["adapters"]["layers"]["wi_0"]["down"])
+    found = [np.asarray(make(step)) for step in (5, 5, 6)]
+    hidden = [(down == 0).all(axis=-1) for down in found]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (hidden[0] != hidden[2]).any()
+    assert 0.1 < hidden[0].mean() < 0.4
+    np.testing.assert_allclose(found[0][~hidden[0]], whole[~hidden[0]] / 0.75, rtol=1e-6)
+    assert (hidden[0][0] != hidden[0][1]).any(), "layers of a stack are told apart"

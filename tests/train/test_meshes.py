@@ -40,7 +40,8 @@ for name, (sizes, plan) in cases.items():
     if name == "resumed":
         shutil.copytree(root / "fsdp" / "work" / "checkpoints" / "12", folder.work / "checkpoints" / "12")
     loop, start = make_loop(mesh, plan=plan), start_on(mesh, plan=plan)
-    params, history = train(loop, start, folder)
+    trained = train(loop, start, folder)
+    params, history = trained.params, trained.history
     shapes = jax.eval_shape(lambda p: {"params": p, "optimizer": loop.optimizer.init(p)}, start.shapes)
     places = state_shardings(shapes, plan=plan, mesh=mesh)
     parts = [

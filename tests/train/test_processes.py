@@ -124,6 +124,7 @@ def test_the_stage_on_a_real_mixture_is_killed_and_goes_on_with_another_count(mi
     assert one.pop("attempts") > two.pop("attempts") == 1
     assert 0 < one.pop("goodput") < 1 > two.pop("goodput")
     assert one == two
+    assert "validation/refexp/iou" in one
     for file in VOLATILE:
         for folder in folders:
             (folder / "out" / "model" / "params" / file).unlink(missing_ok=True)

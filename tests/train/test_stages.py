@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from tests.evaluate import tiny
 from tests.tiny import scenes
+from uio2.evaluate import predict, score
+from uio2.evaluate.specs import PredictSpec, ScoreSpec
 from uio2.model.checkpoint import native, tree
 from uio2.model.config import ModelConfig
 from uio2.model.parts import ConfigError
@@ -18,9 +20,10 @@ from uio2.tasks import guard
 from uio2.tasks.datasets import StoredDataset
 from uio2.tasks.mixture import MixtureError
 from uio2.train import lora, train_stage, vision_tower
+from uio2.train.evaluation_spec import EvaluationSpec
 from uio2.train.initial import make_model
 from uio2.train.models import functional
-from uio2.train.specs import LoraSpec, OptimizerSpec, StepSpec, TrainSpec, VisionTowerSpec
+from uio2.train.specs import LoraSpec, OptimizerSpec, SavingSpec, StepSpec, TrainSpec, VisionTowerSpec
 
 SMALL = {
     "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 48, "num_encoder_layers": 1, "num_decoder_layers": 1,
@@ -114,21 +117,31 @@ def test_a_tower_of_another_size_is_refused(tower):
         make_model(other, seed=0, inputs={"vision": artifact})
 
 
-def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
+SCORED = ("vqa_coco_2017", "refcoco_unc")
+EVALUATION = EvaluationSpec(every=30, batches=2, examples=6, tasks=SCORED, batch_size=4, max_length=8)
+EVALUATED = TrainSpec(
+    model_overrides=SMALL, steps=60, batch_size=8, log_every=10, checkpoint_every=30,
+    optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2), step=StepSpec(ema_decay=0.5), evaluation=EVALUATION,
+    saving=SavingSpec(minutes=0, keep_best=1, best_metric="validation/loss", publish="best"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def learned(mixture_inputs, tower, tmp_path_factory):
+    """(stats, output, what was measured by step) of a training on the mixture that is evaluated meanwhile."""
     measured = {}
     context = dataclasses.replace(
-        tiny.context(tmp_path, vision=tower[0], **mixture_inputs),
+        tiny.context(tmp_path_factory.mktemp("learned"), vision=tower[0], **mixture_inputs),
         metric=lambda step, values: measured.setdefault(step, {}).update(values),
     )
-    spec = TrainSpec(
-        model_overrides=SMALL, steps=60, batch_size=8, log_every=10, checkpoint_every=30,
-        optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
-    )  # fmt: skip
-    stats = train_stage.run(spec, context)
-    history = [float(line.split('"loss": ')[1].split(",")[0]) for line in (context.out / "history.jsonl").open()]
-    assert history[-1] < 0.8 * history[0]
+    return train_stage.run(EVALUATED, context), context.out, measured
+
+
+def test_the_model_learns_the_mixture(learned, tower):
+    stats, out, measured = learned
+    rows = [json.loads(line) for line in (out / "history.jsonl").open()]
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
     assert stats["examples"] == 480
-    rows = [json.loads(line) for line in (context.out / "history.jsonl").open()]
     losses = [row[key] for row in rows for key in row if key.startswith("task/") and key.endswith("/loss")]
     assert len(losses) > 3 * len(rows)
     assert rows[-1]["task/vqa_coco_2017/loss"] < rows[0]["task/vqa_coco_2017/loss"]
@@ -136,18 +149,59 @@ def test_the_model_learns_the_mixture(mixture_inputs, tower, tmp_path):
     last = measured[60]
     assert last["speed/real_tokens_per_s"] < last["speed/padded_tokens_per_s"]
     assert 0 < last["speed/model_tflops_per_s"] < 10
-    model = native.load(context.out / "model")
+    model = native.load(out / "model")
     tower_after = tree.flatten(model)["image_vit/patch/kernel"]
     stored = native.load_arrays(tower[0].path / "vit")["patch/kernel"]
     np.testing.assert_array_equal(tower_after, stored)  # frozen means frozen: no decay either
+
+
+def test_figures_while_training_are_those_of_predict_and_score_on_the_published_model(
+    mixture_inputs, learned, tmp_path
+):
+    stats, out, _ = learned
+    rows = {row["step"]: row for row in map(json.loads, (out / "history.jsonl").open())}
+    evaluated = {step: row["validation/loss"] for step, row in rows.items() if "validation/loss" in row}
+    assert list(evaluated) == [30, 60]
+    step = min(evaluated, key=evaluated.get)
+    assert (stats["published_step"], stats["validation/loss"]) == (step, evaluated[step])
+
+    inputs = mixture_inputs | {"checkpoint": tiny.artifact(out, kind="checkpoint", name="digits/train")}
+    context = tiny.context(tmp_path / "predict", **inputs)
+    predict.run(PredictSpec(SCORED, batch_size=4, max_examples=6, max_length=8), context)
+    inputs["predictions"] = tiny.artifact(context.out, kind="predictions", name="digits/predict")
+    offline = score.run(ScoreSpec(resamples=1), tiny.context(tmp_path / "score", **inputs))["metrics"]
+    assert {"vqa/exact_match", "refexp/iou"} <= offline.keys()
+    found = {key: rows[step][f"validation/{key}"] for key in offline}
+    assert found == pytest.approx({key: figure["value"] for key, figure in offline.items()}, rel=1e-5)
+
+
+def test_what_cannot_be_evaluated_is_refused_before_the_first_step(mixture_inputs, tmp_path):
+    context = tiny.context(tmp_path, **mixture_inputs)
+
+    def run(**changes) -> None:
+        evaluation = dataclasses.replace(EVALUATION, **changes)
+        train_stage.run(dataclasses.replace(EVALUATED, evaluation=evaluation), context)
+
+    with pytest.raises(StageError, match=r"tasks names 'okvqa'; tasks of the mixture with examples .*refcoco_unc"):
+        run(tasks=("okvqa",))
+    with pytest.raises(StageError, match=r"split is 'test', in which no task of the mixture has an example"):
+        run(split="test")
+    with pytest.raises(StageError, match=r"scorer is 'uio2.evaluate.in_training:nothing'"):
+        run(scorer="uio2.evaluate.in_training:nothing")
+    with pytest.raises(StageError, match=r"EvaluationSpec.every is 25; expected a multiple of TrainSpec.log_every 10"):
+        run(every=25)
+    with pytest.raises(StageError, match=r"checkpoint_every is 30; .*multiple of EvaluationSpec.every 20"):
+        run(every=20)
+    with pytest.raises(StageError, match=r"best_metric is 'validation/loss' without evaluation"):
+        run(every=0)
 
 
 def test_adapters_are_trained_in_microbatches_and_published_in_the_model(mixture_inputs, tmp_path):
     context = tiny.context(tmp_path, **mixture_inputs)
     spec = TrainSpec(
         model_overrides=SMALL, steps=12, batch_size=8, log_every=6, checkpoint_every=12,
-        lora=LoraSpec(layers=("decoder/*",), rank=4, train=("text_embedder/*",)), step=StepSpec(microbatches=2),
-        optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
+        lora=LoraSpec(layers=("decoder/*",), rank=4, train=("text_embedder/*",), dropout=0.1),
+        step=StepSpec(microbatches=2), optimizer=OptimizerSpec(learning_rate=3e-3, warmup_steps=2),
     )  # fmt: skip
     train_stage.run(spec, context)
     model = native.load(context.out / "model")

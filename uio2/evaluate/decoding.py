@@ -17,6 +17,8 @@ import numpy as np
 from uio2.tasks.locations import LOCATION_BINS
 
 if TYPE_CHECKING:
+    import jax
+
     from uio2.model import UnifiedIO2
     from uio2.tasks.feed import Batch
 
@@ -79,6 +81,15 @@ def up_to_end(ids: Sequence[int]) -> list[int]:
     return list(ids[: ids.index(EOS_ID)]) if EOS_ID in ids else list(ids)
 
 
+def _host(values: jax.Array) -> np.ndarray:
+    """All values of an array, also where its parts are with several processes, which decode together."""
+    if not (values.is_fully_addressable or values.is_fully_replicated):
+        from uio2.model.sharding import gathered
+
+        values = gathered(values)
+    return np.asarray(values)
+
+
 def _text(model: UnifiedIO2, batch: Batch, decoding: Mapping[str, Any], first_index: int) -> list[Decoded]:
     from uio2.model.generate import GenerateSettings, generate
     from uio2.model.generate.settings import Locations
@@ -88,7 +99,7 @@ def _text(model: UnifiedIO2, batch: Batch, decoding: Mapping[str, Any], first_in
         changes["locations"] = Locations(**changes["locations"])
     ids = first_index + np.arange(len(batch["inputs/text/tokens"]))
     output = generate(model, batch, settings=GenerateSettings(**changes), row_ids=ids)
-    tokens, logprobs = np.asarray(output.tokens), np.asarray(output.logprobs, np.float64)
+    tokens, logprobs = _host(output.tokens), _host(output.logprobs).astype(np.float64)
     return [Decoded(up_to_end(ids.tolist()), float(each.sum())) for ids, each in zip(tokens, logprobs, strict=True)]
 
 
@@ -102,7 +113,7 @@ def _choose(model: UnifiedIO2, batch: Batch) -> list[Decoded]:
     width = min(-(-length // _TOKENS_STEP) * _TOKENS_STEP, max(limit, length))
     padding = ((0, 0), (0, -count % _OPTIONS_STEP), (0, width - length))
     scores = score_options(model, batch, np.pad(options, padding), normalise="length")
-    best, logprobs = np.asarray(scores.best), np.asarray(scores.logprobs, np.float64)
+    best, logprobs = _host(scores.best), _host(scores.logprobs).astype(np.float64)
     return [
         Decoded(up_to_end(options[i, choice].tolist()), float(logprobs[i, choice].sum()))
         for i, choice in enumerate(best)
@@ -120,8 +131,9 @@ def _draw(model: UnifiedIO2, batch: Batch, decoding: Mapping[str, Any], first_in
         model, batch, modality=modality, settings=GenerateSettings.for_modality(modality, **changes), row_ids=ids
     )
     made = output.pixels if modality == "image" else output.spectrogram
-    media = np.asarray(made, np.float32)
+    assert made is not None  # rendered
+    media = _host(made).astype(np.float32)
     if modality == "audio":
         media = undo_target(media)
-    tokens, logprobs = np.asarray(output.tokens), np.asarray(output.logprobs, np.float64)
+    tokens, logprobs = _host(output.tokens), _host(output.logprobs).astype(np.float64)
     return [Decoded(tokens[i].tolist(), float(logprobs[i].sum()), media[i]) for i in range(len(tokens))]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,12 +49,12 @@ def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
     devices = Devices.here(batch_size=spec.batch_size)
     model = _load(spec, context, devices)
     mixture.check_model(model.config)
-    tasks = [task for task in spec.tasks if task in mixture.tasks]
-    if not tasks:
-        raise StageError(f"PredictSpec.tasks {list(spec.tasks)} share nothing with the mixture's {mixture.tasks}")
-    plans = [_plan(spec, context, config=model.config, mixture=mixture, task=task) for task in tasks]
+    plans = plans_of(
+        spec, mixture=mixture, config=model.config, work=context.work,
+        checkpoint=context.inputs["checkpoint"].digest, tokenizer=context.inputs["tokenizer"].digest,
+    )  # fmt: skip
     total = sum(plan.rows for plan in plans)
-    maker = _Maker(model, mixture, devices, spec.batch_size)
+    maker = Maker(model, mixture, devices, spec.batch_size)
     done = 0
     for plan, shards in own_shards(plans, member):
         for rows in maker.make(plan, shards):
@@ -68,9 +69,34 @@ def run(spec: PredictSpec, context: StageContext) -> Mapping[str, Any]:
     context.progress(total, total, "predicted")
     return {
         "examples": {plan.task: plan.rows for plan in plans},
-        "left_out": [task for task in spec.tasks if task not in tasks],
+        "left_out": [task for task in spec.tasks if task not in mixture.tasks],
         "truncated": sum(plan.truncated() for plan in plans),
     }
+
+
+def plans_of(
+    spec: PredictSpec, *, mixture: Mixture, config: ModelConfig, work: Path, checkpoint: str = "", tokenizer: str = ""
+) -> list[TaskPlan]:
+    """What is to be predicted, task by task; `checkpoint` and `tokenizer` are the digests that headers name.
+
+    Raises:
+      StageError: none of the tasks is in the mixture.
+    """
+    from uio2.tasks.eval_feed import count_eval_examples
+
+    tasks = [task for task in spec.tasks if task in mixture.tasks]
+    if not tasks:
+        raise StageError(f"PredictSpec.tasks {list(spec.tasks)} share nothing with the mixture's {mixture.tasks}")
+    plans = []
+    for task in tasks:
+        header = Header(
+            task=task, split=spec.split, shard=0, num_shards=0, rows=0, first_index=0,
+            decoding=decoding_of(spec, config=config, mixture=mixture, task=task), checkpoint=checkpoint,
+            tokenizer=tokenizer, input_size=mixture.recipe.image_size,
+        )  # fmt: skip
+        rows = count_eval_examples(mixture, task=task, split=spec.split, limit=spec.max_examples or None)
+        plans.append(TaskPlan.of(header, rows=rows, shard_size=spec.shard_size, batch_size=spec.batch_size, work=work))
+    return plans
 
 
 def decoding_of(spec: PredictSpec, *, config: ModelConfig, mixture: Mixture, task: str) -> dict[str, Any]:
@@ -110,27 +136,8 @@ def asked_decoding(spec: PredictSpec, *, task: str, way: str, makes: str) -> dic
     return found
 
 
-def _plan(spec: PredictSpec, context: StageContext, *, config: ModelConfig, mixture: Mixture, task: str) -> TaskPlan:
-    from uio2.tasks.eval_feed import count_eval_examples
-
-    header = Header(
-        task=task,
-        split=spec.split,
-        shard=0,
-        num_shards=0,
-        rows=0,
-        first_index=0,
-        decoding=decoding_of(spec, config=config, mixture=mixture, task=task),
-        checkpoint=context.inputs["checkpoint"].digest,
-        tokenizer=context.inputs["tokenizer"].digest,
-        input_size=mixture.recipe.image_size,
-    )
-    rows = count_eval_examples(mixture, task=task, split=spec.split, limit=spec.max_examples or None)
-    return TaskPlan.of(header, rows=rows, shard_size=spec.shard_size, batch_size=spec.batch_size, work=context.work)
-
-
 @dataclasses.dataclass(frozen=True)
-class _Maker:
+class Maker:
     """Makes prediction files with a model."""
 
     model: UnifiedIO2

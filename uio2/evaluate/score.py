@@ -44,7 +44,7 @@ def run(spec: ScoreSpec, context: StageContext) -> Mapping[str, Any]:
     """
     folder = context.inputs["predictions"].path
     index = files.read_index(folder)
-    tasks = _reading_order([task for task, found in index.items() if found["rows"]])
+    tasks = reading_order([task for task, found in index.items() if found["rows"]])
     if not any(family_of(task).metrics for task in tasks):
         why = f"{', '.join(tasks)} have no figure yet" if tasks else "check `tasks` and `max_examples` of predict"
         raise StageError(f"{folder} holds no predictions to score; {why}")
@@ -129,7 +129,7 @@ def _classes(task: str, inputs: Mapping[str, Artifact]) -> tuple[str, ...]:
     return tuple(stored_dataset(inputs, name=name, why="box classification's list of classes").classes())
 
 
-def _reading_order(tasks: list[str]) -> list[str]:
+def reading_order(tasks: list[str]) -> list[str]:
     """Questions first, captions last, as the metric table reads best; unknown order by name."""
     rank = {task: i for i, task in enumerate((*FIRST_TASKS[1:], FIRST_TASKS[0]))}
     return sorted(tasks, key=lambda task: (rank.get(task, len(rank)), task))

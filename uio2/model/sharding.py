@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -147,6 +148,22 @@ def place_batch(batch: Mapping[str, jax.typing.ArrayLike], *, mesh: Mesh) -> dic
     """A batch with its rows split over `BATCH_AXES`."""
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     return {key: jax.device_put(value, rows) for key, value in batch.items()}
+
+
+def gathered(array: jax.Array) -> jax.Array:
+    """The array whole on every device of its mesh; all processes that have parts of it must call this.
+
+    Raises:
+      ConfigError: its parts are not those of a mesh.
+    """
+    if not isinstance(array.sharding, NamedSharding):
+        raise ConfigError(f"an array of several processes has the sharding {array.sharding}; expected a named one")
+    return _gather(NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
+
+
+@functools.cache
+def _gather(target: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda array: array, out_shardings=target)
 
 
 @contextlib.contextmanager

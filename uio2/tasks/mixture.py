@@ -137,7 +137,7 @@ def make_mixture(recipe: RegisterSpec, *, datasets: Mapping[str, str | Path], to
     if missing and recipe.missing_data == "error":
         raise MixtureError(_missing_data(missing, given=datasets))
     if missing:
-        recipe = _without(recipe, missing)
+        recipe = without_tasks(recipe, missing)
     stored = {name: StoredDataset(path) for name, path in datasets.items()}
     if not isinstance(tokenizer, UnifiedVocabulary):
         tokenizer = UnifiedVocabulary.from_file(tokenizer)
@@ -154,7 +154,7 @@ def _missing_data(names: Sequence[str], *, given: Mapping[str, str | Path]) -> s
     )
 
 
-def _without(recipe: RegisterSpec, names: Sequence[str]) -> RegisterSpec:
+def without_tasks(recipe: RegisterSpec, names: Sequence[str]) -> RegisterSpec:
     """The recipe without these tasks, nor prompts that only they used."""
     rates = {name: rate for name, rate in recipe.rates.items() if name not in names}
     if not any(rate > 0 for rate in rates.values()):
@@ -186,4 +186,4 @@ def open_mixture(folder: str | Path, *, datasets: Mapping[str, str | Path], toke
     return mixture
 
 
-__all__ = ["DatasetError", "Mixture", "MixtureError", "make_mixture", "open_mixture"]
+__all__ = ["DatasetError", "Mixture", "MixtureError", "make_mixture", "open_mixture", "without_tasks"]

@@ -73,9 +73,21 @@ class Checkpoints:
         self._manager.wait_until_finished()
         saving = self._saving
         every = [step for step in self.kept if saving.keep_every and step % saving.keep_every == 0]
-        scores = {step: found[saving.best_metric] for step in self.kept if (found := self._manager.metrics(step))}
-        best = sorted(scores, key=lambda step: scores[step], reverse=not saving.best_is_least)[: saving.keep_best]
-        return sorted({*every, *best})
+        return sorted({*every, *_best(self._scores(), saving)[: saving.keep_best]})
+
+    def best(self, *, step: int, metrics: Mapping[str, float]) -> int:
+        """The step of the best of `kept`, or `step`, which has these metrics and is not saved; it wins where equal.
+
+        Raises:
+          StageError: the metric it goes by is not among them.
+        """
+        self._manager.wait_until_finished()
+        _check_metric(self._saving, metrics)
+        return _best({step: metrics[self._saving.best_metric]} | self._scores(), self._saving)[0]
+
+    def _scores(self) -> dict[int, float]:
+        name = self._saving.best_metric
+        return {step: found[name] for step in self.kept if (found := self._manager.metrics(step))}
 
     def due(self) -> bool:
         """Whether so many minutes have passed since the last save that it is time for another."""
@@ -90,8 +102,13 @@ class Checkpoints:
           state: arrays.
           metrics: what the best checkpoints are chosen by.
           wait: returns when all is on disk.
+
+        Raises:
+          StageError: the metric that the best are chosen by is not among them.
         """
         began = time.monotonic()
+        if metrics and self._saving.keep_best:
+            _check_metric(self._saving, metrics)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -123,6 +140,19 @@ class Checkpoints:
                 f"order (mixture, seed, batch_size or packing); remove the folder to start anew"
             )
         return found.state
+
+
+def _best(scores: Mapping[int, float], saving: SavingSpec) -> list[int]:
+    """Steps, the best first; of equals the order they come in."""
+    return sorted(scores, key=lambda step: scores[step], reverse=not saving.best_is_least)
+
+
+def _check_metric(saving: SavingSpec, metrics: Mapping[str, float]) -> None:
+    if saving.best_metric not in metrics:
+        raise StageError(
+            f"SavingSpec.best_metric is {saving.best_metric!r}; the log has "
+            f"{', '.join(sorted(set(metrics) - {'step'}))}"
+        )
 
 
 def _score(saving: SavingSpec) -> Callable[[Mapping[str, float]], float]:

@@ -26,8 +26,9 @@ from uio2.model.sharding import Plan
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.train.alarms import Describe, Watch, explained
 from uio2.train.checkpoints import Checkpoints
+from uio2.train.evaluation_spec import EvaluationSpec
 from uio2.train.history import GROUP, HISTORY, Log, group_means, history_text
-from uio2.train.meters import CHECKPOINT, Meter
+from uio2.train.meters import CHECKPOINT, EVALUATION, Meter
 from uio2.train.models import Start
 from uio2.train.optim.names import Trainable
 from uio2.train.optimizer import make_optimizer, schedule
@@ -38,7 +39,7 @@ from uio2.train.specs import AlarmSpec, SavingSpec, StepSpec, TrainSpec, VisionT
 from uio2.train.step import initial_state, make_update, published
 from uio2.train.stream import StopSignal, Stream
 
-__all__ = ["HISTORY", "Batch", "Batches", "Interrupted", "Items", "Loop", "history_text", "train"]
+__all__ = ["HISTORY", "Batch", "Batches", "Interrupted", "Items", "Loop", "Trained", "history_text", "train"]
 
 Batch = Mapping[str, np.ndarray]
 Batches = Callable[[int], Iterator[Batch]]
@@ -76,7 +77,10 @@ class Loop:
       describe: step, from 1 -> the examples of its batch, for messages about it.
       groups: names of the groups whose sums the loss returns (`group/...` of `multimodal_loss`): tasks.
       flops: (shapes of a global batch, what it is compiled for) -> the model's operations of a step.
+      noise: (parameters, steps done) -> parameters as the loss of the next step sees them; None: as they are.
       keep: (step, parameters) of the checkpoints that the recipe keeps beside the newest, at the end.
+      evaluation: when the parameters that would be published are evaluated.
+      evaluate: parameters -> figures for the log row; all processes call it. None: nothing is evaluated.
     """
 
     loss: LossFn
@@ -100,7 +104,10 @@ class Loop:
     describe: Describe | None = None
     groups: tuple[str, ...] = ()
     flops: Callable[..., int] | None = None
+    noise: Callable[[Any, jax.Array], Any] | None = None
     keep: Callable[[int, Any], None] | None = None
+    evaluation: EvaluationSpec = dataclasses.field(default_factory=EvaluationSpec)
+    evaluate: Callable[[Any], Mapping[str, float]] | None = None
 
     @classmethod
     def of(
@@ -125,14 +132,27 @@ class Loop:
             mesh=mesh,
             label=label,
             trainable=trainable,
-            **{name: getattr(spec, name) for name in ("step", "saving", "alarms") if hasattr(spec, name)},
+            **{name: getattr(spec, name) for name in ("step", "saving", "alarms", "evaluation") if hasattr(spec, name)},
             **more,
         )
 
 
-def train(
-    loop: Loop, params: Any, context: StageContext, *, crew: Crew | None = None
-) -> tuple[Any, list[dict[str, float]]]:
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training hands on.
+
+    Attributes:
+      params: the parameters to publish.
+      history: one row per logged step (on a process that does not lead: those of this attempt).
+      step: after which the parameters were these: the last, or of the best checkpoint.
+    """
+
+    params: Any
+    history: list[dict[str, float]]
+    step: int
+
+
+def train(loop: Loop, params: Any, context: StageContext, *, crew: Crew | None = None) -> Trained:
     """Runs to `loop.steps`, from the last checkpoint in `context.work` if there is one.
 
     Args:
@@ -140,10 +160,6 @@ def train(
       params: the parameters before the first step: a tree of arrays, or a `Start`.
       context: of the stage; all processes of a run have the same folders.
       crew: the processes of the run; None for one.
-
-    Returns:
-      The trained parameters and the history, one row per logged step (on a process that does not lead: those of this
-      attempt).
 
     Raises:
       StageError: the loss is not finite, the data ended, the device has not enough memory.
@@ -174,7 +190,11 @@ def train(
                     log.step(done)
                     if done % loop.log_every == 0 or done == loop.steps:
                         watch.settle()
-                        log.row(done, _means(loop, done, state["sums"], watch), measured=meter.row)
+                        row = _means(loop, done, state["sums"], watch)
+                        if loop.evaluate is not None and loop.evaluation.due(done, steps=loop.steps):
+                            with meter.spending(EVALUATION):
+                                row |= loop.evaluate(published(loop, state))
+                        log.row(done, row, measured=meter.row)
                         state["sums"] = everywhere(zeros, loop.mesh)
                     stopping = told.stop or (crew.count == 1 and stop.asked)
                     if done == loop.steps:
@@ -189,12 +209,18 @@ def train(
                     if stopping:
                         raise Interrupted(f"stopped at step {done} of {loop.steps}; run again to go on")
                 log.summary(checkpoints, meter)
+        best = loop.steps
+        if loop.saving.publish == "best":
+            best = checkpoints.best(step=loop.steps, metrics=log.last or {})
+        if best != loop.steps:
+            del state  # another takes its place
+            state = checkpoints.restore(best, shapes)
         trained = published(loop, state)
-        del state  # a kept one takes its place
+        del state
         if loop.keep is not None:
             for step in checkpoints.chosen():
                 loop.keep(step, published(loop, checkpoints.restore(step, shapes)))
-    return trained, log.rows
+    return Trained(trained, log.rows, best)
 
 
 def _same(said: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

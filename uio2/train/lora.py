@@ -37,6 +37,32 @@ _KERNEL, _DOWN, _UP = "/kernel", "/down", "/up"
 Adapters = dict[str, Array]
 
 
+def dropped(values: Mapping[str, Any], spec: LoraSpec, *, step: Array, seed: int) -> dict[str, Any]:
+    """The same with some of the adapters' input features hidden, as the loss of a step sees them.
+
+    Args:
+      values: what `parameters` makes.
+      spec: settings.
+      step: number of the step; with the seed and an adapter's name it decides what is hidden.
+      seed: of the training.
+    """
+    keep = 1.0 - spec.dropout
+
+    def hide(path: Any, leaf: Array) -> Array:
+        name = parameter_name(path)
+        if not name.endswith(_DOWN):
+            return leaf
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _number(name)), step)
+        kept = jax.random.bernoulli(key, keep, (*leaf.shape[:-1], 1))
+        return jnp.where(kept, leaf / keep, 0.0).astype(leaf.dtype)
+
+    return {**values, ADAPTERS: jax.tree_util.tree_map_with_path(hide, values[ADAPTERS])}
+
+
+def _number(name: str) -> int:
+    return zlib.crc32(name.encode()) & 0x7FFFFFFF
+
+
 def parameters(params: Any, spec: LoraSpec, *, seed: int) -> dict[str, Any]:
     """{"model": params, "adapters": new ones}: `up` is 0, so that the model is still the same.
 
@@ -50,7 +76,7 @@ def parameters(params: Any, spec: LoraSpec, *, seed: int) -> dict[str, Any]:
     for layer, (*stack, width_in, width_out) in shapes.items():
         if matches(layer, spec.layers):
             # By name, so that a layer's adapter does not depend on which others there are.
-            key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(layer.encode()) & 0x7FFFFFFF)
+            key = jax.random.fold_in(jax.random.key(seed), _number(layer))
             adapters[layer + _DOWN] = jax.random.normal(key, (*stack, width_in, spec.rank)) / np.sqrt(width_in)
             adapters[layer + _UP] = jnp.zeros((*stack, spec.rank, width_out))
     return {MODEL: params, ADAPTERS: native.nest(adapters)}

@@ -50,6 +50,13 @@ class Program:
         """The model of what is trained, adapters merged."""
         return self.module(values if self.spec.lora is None else lora.merged(values, self.spec.lora))
 
+    def merged_model(self, values: Any) -> UnifiedIO2:
+        """The same outside a traced function: adapters are merged by one program, their arrays where kernels are."""
+        adapted = self.spec.lora
+        if adapted is None:
+            return self.module(values)
+        return self.module(jax.jit(lambda these: lora.merged(these, adapted))(values))
+
     def loss(self, values: Any, batch: Mapping[str, Any], **options: Any) -> tuple[Any, dict[str, Any]]:
         """As `Loop.loss`."""
         return _loss(self.model(values), batch, spec=self.spec, tasks=len(self.tasks), **options)
@@ -58,6 +65,10 @@ class Program:
         """As `Loop.tokens`."""
         outputs = self.model(values)(batch, **static.options)
         return {name: output.loss_mask.sum() for name, output in outputs.items()}
+
+    def _noise(self, values: Any, steps: jax.Array) -> Any:
+        assert self.spec.lora is not None
+        return lora.dropped(values, self.spec.lora, step=steps, seed=self.spec.seed)
 
     def loop(self, **fields: Any) -> Loop:
         """The loop; `fields` say where it runs and on what."""
@@ -69,6 +80,7 @@ class Program:
             items=functools.partial(_items, config=self.config, microbatches=parts),
             tokens=self.tokens,
             groups=self.tasks,
+            noise=self._noise if self.spec.lora and self.spec.lora.dropout else None,
             label="train",
             only=only(self.spec),
             frozen=frozen(self.config),

@@ -7,7 +7,6 @@ optimizer's moments stand beside their parameter, every process feeds its own ro
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from uio2.model.parts import ConfigError
-from uio2.model.sharding import BATCH_AXES, Plan, make_mesh, partition_spec, rules
+from uio2.model.sharding import BATCH_AXES, Plan, gathered, make_mesh, partition_spec, rules
 from uio2.pipeline.stage import StageError
 from uio2.train.execution import MESH, Execution
 from uio2.train.optim.names import parameter_name
@@ -193,12 +192,5 @@ def whole(array: jax.Array) -> np.ndarray | None:
     """The values of an array on process 0, None elsewhere; all processes must call it."""
     if array.is_fully_addressable:
         return np.asarray(array)
-    if not isinstance(array.sharding, NamedSharding):
-        raise StageError(f"an array of several processes has the sharding {array.sharding}; expected a named one")
-    found = _gather(NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
+    found = gathered(array)
     return np.asarray(found.addressable_data(0)) if jax.process_index() == 0 else None
-
-
-@functools.cache
-def _gather(target: NamedSharding) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda array: array, out_shardings=target)

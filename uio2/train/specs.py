@@ -9,6 +9,7 @@ from typing import Any
 
 from uio2.pipeline.stage import StageError, StageType
 from uio2.tasks.packing.spec import PackingSpec
+from uio2.train.evaluation_spec import VALIDATION, EvaluationSpec
 from uio2.train.model_choice import chosen, config_of
 
 OPTIMIZERS = ("adamw", "muon", "lion", "adafactor")
@@ -166,6 +167,8 @@ class LoraSpec:
       layers: patterns (`*` for any part) of the names of dense layers, the parameter's without `/kernel`.
       rank: columns of `down` and rows of `up`.
       alpha: the adapters' weight, times the rank.
+      dropout: chance of an input feature to be hidden from an adapter, drawn for each step, layer and feature. Kernel
+        and adapter are one product, so a feature is hidden from all tokens of the batch and not token by token.
       train: patterns of the parameters that are trained as well.
     """
 
@@ -173,6 +176,7 @@ class LoraSpec:
     rank: int = 8
     alpha: float = 16.0
     train: tuple[str, ...] = ()
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         check_counts(self, "rank")
@@ -183,6 +187,8 @@ class LoraSpec:
             raise StageError("LoraSpec.layers is empty; name layers, or leave TrainSpec.lora at None")
         if self.alpha <= 0:
             raise StageError(f"LoraSpec.alpha is {self.alpha}; expected more than 0")
+        if not 0 <= self.dropout < 1:
+            raise StageError(f"LoraSpec.dropout is {self.dropout}; expected 0 or more and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +201,10 @@ class SavingSpec:
       keep_every: those at multiples of so many steps too, a multiple of `checkpoint_every`; 0 for none.
       keep_best: the best so many by `best_metric` too, as it stood in the last log row, of those at multiples of
         `checkpoint_every`; 0 for none. These and those of `keep_every` are published with the model.
-      best_metric, best_is_least: a metric of the log rows, and whether less of it is better.
+      best_metric, best_is_least: a metric of the log rows, and whether less of it is better. One of the evaluation
+        (`validation/...`) wants `checkpoint_every` to be a multiple of `EvaluationSpec.every`.
+      publish: which parameters are the model that training hands on: the `last`, or the `best` by that metric among
+        the kept checkpoints and the last.
     """
 
     minutes: float = 10.0
@@ -204,9 +213,14 @@ class SavingSpec:
     keep_best: int = 0
     best_metric: str = "loss"
     best_is_least: bool = True
+    publish: str = "last"
 
     def __post_init__(self) -> None:
         check_counts(self, "keep_last")
+        if self.publish not in ("last", "best"):
+            raise StageError(f"SavingSpec.publish is {self.publish!r}; expected 'last' or 'best'")
+        if self.publish == "best" and not self.keep_best:
+            raise StageError("SavingSpec.publish is 'best' with keep_best 0; set keep_best to 1 or more")
         for field in ("minutes", "keep_every", "keep_best"):
             if getattr(self, field) < 0:
                 raise StageError(f"SavingSpec.{field} is {getattr(self, field)}; expected 0 or more")
@@ -282,6 +296,7 @@ class TrainSpec:
       checkpoint_every, log_every: steps.
       saving: checkpoints by time, and which are kept.
       alarms: when to stop or warn.
+      evaluation: figures on the validation split, while training.
       model_config: derived: every field of the model, so that a changed preset is a changed recipe.
     """
 
@@ -299,12 +314,14 @@ class TrainSpec:
     log_every: int = 50
     saving: SavingSpec = SavingSpec()
     alarms: AlarmSpec = AlarmSpec()
+    evaluation: EvaluationSpec = dataclasses.field(default_factory=EvaluationSpec)
     model_config: Mapping[str, Any] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.packing, str):
             object.__setattr__(self, "packing", PackingSpec(strategy=self.packing))
-        for part, kind in {"step": StepSpec, "saving": SavingSpec, "alarms": AlarmSpec}.items():
+        parts = {"step": StepSpec, "saving": SavingSpec, "alarms": AlarmSpec, "evaluation": EvaluationSpec}
+        for part, kind in parts.items():
             if not isinstance(getattr(self, part), kind):
                 raise StageError(f"TrainSpec.{part} is {getattr(self, part)!r}; expected a {kind.__name__}")
         object.__setattr__(self, "model", chosen(self.model))
@@ -315,6 +332,7 @@ class TrainSpec:
                 f"SavingSpec.keep_every is {self.saving.keep_every}; expected a multiple of TrainSpec.checkpoint_every "
                 f"{self.checkpoint_every}"
             )
+        self._check_evaluation()
         if self.packing.packs and self.batch_size % self.packing.groups:
             raise StageError(
                 f"TrainSpec.batch_size is {self.batch_size} rows; expected a multiple of PackingSpec.groups "
@@ -326,6 +344,23 @@ class TrainSpec:
         if split % self.step.microbatches:
             raise StageError(
                 f"{what} is {split}; expected a multiple of StepSpec.microbatches {self.step.microbatches}"
+            )
+
+    def _check_evaluation(self) -> None:
+        every, wanted = self.evaluation.every, self.saving.best_metric
+        if every and every % self.log_every:
+            raise StageError(
+                f"EvaluationSpec.every is {every}; expected a multiple of TrainSpec.log_every {self.log_every}, as the "
+                f"figures stand in the log row of their step"
+            )
+        if not self.saving.keep_best or not wanted.startswith(VALIDATION):
+            return
+        if not every:
+            raise StageError(f"SavingSpec.best_metric is {wanted!r} without evaluation; set EvaluationSpec.every")
+        if self.checkpoint_every % every:
+            raise StageError(
+                f"TrainSpec.checkpoint_every is {self.checkpoint_every}; to keep the best by {wanted!r} it must be a "
+                f"multiple of EvaluationSpec.every {every}"
             )
 
 

@@ -88,7 +88,7 @@ class _Step:
 
     def metrics(self, params: Any, batch: Any, static: Hashable) -> dict[str, jax.Array]:
         """What is summed over steps, of one step; only its shapes are asked for."""
-        found, metrics = self._differentiate(params, batch, static)
+        found, metrics = self._differentiate(params, batch, static, steps=jnp.int32(0))
         zero = jnp.float32(0.0)
         return (
             metrics
@@ -99,7 +99,7 @@ class _Step:
 
     def update(self, state: Any, batch: Any, static: Hashable) -> Any:
         """The state after a step."""
-        found, metrics = self._differentiate(state["params"], batch, static)
+        found, metrics = self._differentiate(state["params"], batch, static, steps=state["steps"])
         metrics |= {"gradient_norm": optax.global_norm(found)}
         held = {key: value for key, value in state.items() if key not in COUNTERS}
         if not self._spec.skip_nonfinite:
@@ -152,12 +152,15 @@ class _Step:
         leaves, tree = jax.tree.flatten(params)
         return jax.tree.unflatten(tree, self._merge(found, [jnp.zeros_like(leaf) for leaf in leaves]))
 
-    def _differentiate(self, params: Any, batch: Any, static: Hashable) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+    def _differentiate(
+        self, params: Any, batch: Any, static: Hashable, *, steps: jax.Array
+    ) -> tuple[list[jax.Array], dict[str, jax.Array]]:
         """Gradients of the trained leaves alone: those of frozen ones are never computed."""
         leaves, tree = jax.tree.flatten(params)
 
         def rebuild(trained: list[jax.Array]) -> Any:
-            return jax.tree.unflatten(tree, self._merge(trained, leaves))
+            values = jax.tree.unflatten(tree, self._merge(trained, leaves))
+            return values if self._loop.noise is None else self._loop.noise(values, steps)
 
         with rows_split(self._loop.mesh):
             return self._gradients(self._select(leaves), rebuild, batch, static)

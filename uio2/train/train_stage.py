@@ -24,6 +24,8 @@ from uio2.tasks.tokenizer_stage import dataset_directories
 from uio2.train import lora
 from uio2.train.alarms import Describe
 from uio2.train.counting import step_operations
+from uio2.train.evaluation import Evaluation
+from uio2.train.evaluation_spec import VALIDATION
 from uio2.train.execution import Execution
 from uio2.train.loop import HISTORY, Batches, history_text, train
 from uio2.train.meters import goodput
@@ -81,6 +83,12 @@ def _packing_stats(history: list[dict[str, float]]) -> dict[str, float]:
     return {key: max(v) if key.endswith("_overflow") else sum(v) / len(v) for key, v in found.items()}
 
 
+def _validation(history: list[dict[str, float]], *, step: int) -> dict[str, float]:
+    """Figures of the evaluation after a step, if there was one."""
+    row = next((row for row in history if row["step"] == step), {})
+    return {name: value for name, value in row.items() if name.startswith(VALIDATION)}
+
+
 def _accuracy(row: Mapping[str, float]) -> float:
     """Of texts; where none are targets, of the codes of pictures or sound."""
     return next(row[key] for name in TARGET_MODALITIES if (key := f"{name}/accuracy") in row)
@@ -126,8 +134,10 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
         describe=source.describe,
         flops=functools.partial(step_operations, spec),
         keep=lambda step, values: write(context.out / "checkpoints" / str(step), values),
+        evaluate=Evaluation(program, mixture=mixture, mesh=mesh) if spec.evaluation.every else None,
     )
-    params, history = train(loop, start, context, crew=together)
+    trained = train(loop, start, context, crew=together)
+    params, history = trained.params, trained.history
     if source.feed.stats.dropped:
         print(source.feed.stats.text())
     dropped = together.agree("dropped", source.feed.stats.dropped, merge=_added_up)
@@ -142,10 +152,12 @@ def _run(spec: TrainSpec, context: StageContext, *, execution: Execution, togeth
     return {
         "parameters": int(size),
         "steps": spec.steps,
+        "published_step": trained.step,
         "examples": _examples(spec, source.feed),
         "dropped": dropped,
         "loss": history[-1]["loss"],
         "accuracy": _accuracy(history[-1]),
         **_packing_stats(history),
+        **_validation(history, step=trained.step),
         **goodput(context.work),
     }

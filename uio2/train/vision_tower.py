@@ -219,10 +219,11 @@ def _run(spec: VisionTowerSpec, context: StageContext, *, execution: Execution, 
         mesh=mesh,
         label="vision tower",
     )
-    params, history = train(loop, params, context, crew=together)
+    trained = train(loop, params, context, crew=together)
+    history = trained.history
     if feed.stats.dropped and together.leads:
         print(feed.stats.text())
-    flat = {name: np.asarray(array) for name, array in tree.flatten(module(params).vit).items()}
+    flat = {name: np.asarray(array) for name, array in tree.flatten(module(trained.params).vit).items()}
     if together.leads:
         native.save_arrays(flat, context.out / "vit")
         (context.out / "config.json").write_text(config.to_json() + "\n")
