@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import collections
 import json
+import re
+from xml.etree import ElementTree
 
 import pytest
 
+from uio2.cli.main import main
 from uio2.pipeline import accounts, registry
 from uio2.pipeline.console import Console
 from uio2.pipeline.execution import Execution
@@ -52,6 +55,22 @@ def test_a_flipped_byte_an_edited_record_and_changed_raw_files_are_found(store, 
         "files": "MISMATCH",
         "toys/c": "MISMATCH",
     }
+
+
+def test_the_page_shows_every_node_and_edge_and_loads_nothing(store, toys, run, source, tmp_path):
+    outcomes = run(toys(files=str(source)))
+    data = outcomes["b"].artifact.path / "part0" / "data.txt"
+    data.write_text("<script>")
+    page = tmp_path / "lineage.html"
+    assert main(["lineage", "toys@champion", "--html", str(page), "--store", str(store.root)]) == 1
+    text = page.read_text()
+    root = ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
+    boxes = [group.attrib["class"] for group in root.iter("g")]
+    assert sorted(boxes) == ["model", "raw", "raw broken", "report", "source"]
+    assert len([path for path in root.iter("path")]) == 5  # files -> a -> (b, c) -> d
+    assert all(outcome.artifact.digest[:10] in text for outcome in outcomes.values())
+    assert not re.search(r"(?:src|href)=|url\(|@import", text)
+    assert main(["lineage", "toys", "--html", str(tmp_path / "no" / "x.html"), "--store", str(store.root)]) == 2
 
 
 def test_unknown_references_say_what_there_is(store, toys, run):
