@@ -41,7 +41,7 @@ def encoded(
     waiting = iter(records)
     with ThreadPoolExecutor(THREADS) as pool:
 
-        def begin(record: Record) -> tuple[Record, Callable[[], bytes]]:
+        def begin(record: Record) -> tuple[Record, Callable[[], Encoded]]:
             return record, pool.submit(encode, record).result
 
         begun = deque(begin(record) for record in itertools.islice(waiting, AHEAD))

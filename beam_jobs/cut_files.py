@@ -2,7 +2,8 @@
 
 FFmpeg plays what is there of a file that was cut short, as a player should; a dataset must not take half a clip for a
 whole one. MPEG-4, AVI, AIFF, Matroska and Ogg say how long their parts are. FLAC, whose header says only how many
-samples there are, is judged by whoever decodes it; a cut MP3 cannot be told from a shorter one.
+samples there are, is judged by whoever decodes it, and so is an MP3 whose first frame holds what encoders put there; a
+cut MP3 without that cannot be told from a shorter one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 _OGG_PAGE, _OGG_HEADER = b"OggS\0", 27
 # A page of Ogg is at most this long, so the last one begins within the last two of them.
 _OGG_LONGEST = _OGG_HEADER + 255 + 255 * 255
+_MP3_HEAD = 64  # of a frame: its header, room for side information, the mark
 
 
 def check_whole(file: BinaryIO) -> None:
@@ -39,6 +41,22 @@ def check_whole(file: BinaryIO) -> None:
     file.seek(0)
     if end > length:
         raise BadRecord("cut_short", f"{length} bytes; its container says {end}. Fetch the file again")
+
+
+def mp3_states_length(file: BinaryIO) -> bool:
+    """Whether an MP3 says how many frames it has (a frame of Xing's or Fraunhofer's); leaves it at its start."""
+    head = file.read(10)
+    if head.startswith(b"ID3"):
+        # Seven bits of each byte.
+        file.seek(10 + sum(byte << 7 * (3 - n) for n, byte in enumerate(head[6:10])))
+    else:
+        file.seek(0)
+    frame = file.read(_MP3_HEAD)
+    file.seek(0)
+    if b"VBRI" in frame:
+        return True
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    return at >= 0 and len(frame) >= at + 8 and bool(frame[at + 7] & 1)
 
 
 def _mpeg4_end(file: BinaryIO, length: int) -> int:

@@ -73,7 +73,7 @@ class Spill(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         window = GlobalWindow()
         for part, place in self._runs.finish():
-            yield WindowedValue((part, tuple(place)), window.max_timestamp(), [window])
+            yield WindowedValue((part, tuple(place)), window.max_timestamp(), (window,))
 
 
 class SpillRows(Spill):

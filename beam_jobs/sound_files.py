@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from beam_jobs.containers import best, opened
+from beam_jobs.cut_files import mp3_states_length
 from beam_jobs.dead_letters import BadRecord
 
 _LARGEST = 1 << 29
@@ -62,6 +63,7 @@ def decoded(file: BinaryIO, *, max_seconds: float, mono: bool = False) -> Sound 
     Raises:
       BadRecord: as `as_wav`.
     """
+    states_length = mp3_states_length(file)
     with opened(file, kind="sound") as container:
         stream = best(container, "audio")
         if stream is None:
@@ -79,7 +81,8 @@ def decoded(file: BinaryIO, *, max_seconds: float, mono: bool = False) -> Sound 
             out.write(_whole_numbers(_values(frame), mono=mono).tobytes())
             if out.tell() > _LARGEST:
                 raise BadRecord("too_large", f"more than {_LARGEST} bytes of samples")
-        stated = float((stream.duration or 0) * stream.time_base) if container.format.name == "flac" else 0.0
+        told = container.format.name == "flac" or (container.format.name == "mp3" and states_length)
+        stated = float((stream.duration or 0) * stream.time_base) if told else 0.0
     if not samples:
         raise BadRecord("no_samples", "not one sample could be decoded")
     rate, channels = found[0], 1 if mono else found[1]

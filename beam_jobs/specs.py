@@ -281,19 +281,19 @@ BUILD_REFCOCO = StageType(
     name="build-refcoco", kind="dataset", spec=RefCocoSpec, run="beam_jobs.refcoco:run", code_version="2"
 )
 BUILD_AUDIO = StageType(
-    name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run", code_version="2"
+    name="build-audio", kind="dataset", spec=AudioCaptionsSpec, run="beam_jobs.audio_captions:run", code_version="3"
 )
 BUILD_INSTRUCTIONS = StageType(
     name="build-instructions", kind="dataset", spec=InstructionsSpec, run="beam_jobs.instructions:run", code_version="2"
 )
 BUILD_AUDIO_TAGS = StageType(
-    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run", code_version="2"
+    name="build-audio-tags", kind="dataset", spec=AudioTagsSpec, run="beam_jobs.audio_tags:run", code_version="3"
 )
 BUILD_SPEECH = StageType(
-    name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run", code_version="2"
+    name="build-speech", kind="dataset", spec=SpeechSpec, run="beam_jobs.speech:run", code_version="3"
 )
 BUILD_VIDEO = StageType(
-    name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run", code_version="2"
+    name="build-video", kind="dataset", spec=VideoSpec, run="beam_jobs.video_captions:run", code_version="3"
 )
 BUILD_IMAGE_TEXT = StageType(
     name="build-image-text", kind="dataset", spec=ImageTextSpec, run="beam_jobs.image_text:run", code_version="2"
