@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from uio2.cli.options import add_command, add_pipeline_options, pipeline_of, print_json, store_of
+from uio2.pipeline.stage import UsageError
 
 
 def add(commands: Any) -> None:
@@ -37,10 +39,14 @@ def add(commands: Any) -> None:
         "lineage",
         about="walk from a model or artifact back to raw files and verify every digest",
         details="Needs only the records in the store. Exit status 1 if a digest does not match or something is gone.",
-        examples="uio2 lineage digits@1\nuio2 lineage digits/train\nuio2 lineage digits/train@1 --json",
+        examples="""
+            uio2 lineage digits@1
+            uio2 lineage digits@champion --html lineage.html
+            uio2 lineage digits/train@1 --json""",
         handler=run_lineage,
     )
     lineage.add_argument("reference", metavar="NAME[@VERSION]", help="a model, or an artifact PIPELINE/STAGE")
+    lineage.add_argument("--html", metavar="FILE", help="write it as a page with a graph, too")
     gc = add_command(
         commands,
         "gc",
@@ -91,8 +97,12 @@ def run_plan(args: argparse.Namespace) -> int:
 
 def run_lineage(args: argparse.Namespace) -> int:
     """`uio2 lineage`."""
+    from uio2.pipeline.atomic import write_text
     from uio2.pipeline.lineage import OK, walk
 
+    page = Path(args.html) if args.html else None
+    if page and not page.parent.is_dir():
+        raise UsageError(f"--html {page}: the folder {page.parent} does not exist; make it first")
     nodes = []
     for node in walk(store_of(args), args.reference):
         nodes.append(node)
@@ -110,6 +120,10 @@ def run_lineage(args: argparse.Namespace) -> int:
             ]
             print("  ".join(filter(None, parts)), flush=True)
     wrong = [node for node in nodes if node.status != OK]
+    if page:
+        from uio2.pipeline.lineage_page import page_of
+
+        write_text(page, page_of(store_of(args), args.reference, nodes))
     if args.json:
         values = [dataclasses.asdict(node) for node in nodes]
         print_json({"reference": args.reference, "ok": not wrong, "nodes": values})
@@ -121,7 +135,6 @@ def run_lineage(args: argparse.Namespace) -> int:
 def run_gc(args: argparse.Namespace) -> int:
     """`uio2 gc`."""
     from uio2.pipeline.garbage import find_garbage, remove
-    from uio2.pipeline.stage import UsageError
 
     if args.keep < 0:
         raise UsageError(f"--keep {args.keep}: expected 0 or more")

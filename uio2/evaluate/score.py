@@ -24,7 +24,7 @@ from uio2.evaluate.families import BOX_CLASSIFICATION, Family, family_of, key_pr
 from uio2.evaluate.predictions import TaskPredictions
 from uio2.evaluate.scoring import Scores
 from uio2.evaluate.specs import ScoreSpec
-from uio2.evaluate.summary import METRICS
+from uio2.evaluate.summary import METRICS, PER_EXAMPLE
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
@@ -33,7 +33,6 @@ from uio2.tasks.metrics.result import MetricError, Resampling, Result
 from uio2.tasks.specs import FIRST_TASKS
 
 VERSION = 1
-PER_EXAMPLE = "per_example.jsonl"
 DECIMALS, PIXEL_DECIMALS = 6, 3
 # The baseline stands as a plain figure: its interval is not shown.
 _ONCE = Resampling(resamples=1)

@@ -28,6 +28,7 @@ class Attempt:
       started: seconds since the epoch.
       log, metrics: files, relative to the store.
       recipe: kind, version, spec, inputs ... as in the record.
+      execution: id of the execution it is a part of; "" for none.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Attempt:
     log: str
     metrics: str
     recipe: Mapping[str, Any]
+    execution: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,14 @@ with the ids of experiment and run, so asking "is everything mirrored?" imports 
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
+from uio2.pipeline import accounts, registry
 from uio2.pipeline.console import Console
 from uio2.pipeline.spool import Attempt, Entry, Spool
 from uio2.pipeline.store import Store, locked
@@ -32,6 +35,9 @@ class Tracker:
     def end(self, attempt: Attempt, status: str, *, error: str = "") -> None:
         """It has ended: FINISHED (the record is published), FAILED or KILLED."""
 
+    def execution(self, execution: str) -> None:
+        """An execution has begun or ended, as its account says."""
+
     def run_of(self, fingerprint: str, *, attempt: str) -> tuple[str, str] | None:
         """Experiment and run of a published artifact, if they are known yet."""
         return None
@@ -49,12 +55,22 @@ def tracking_uri(store: Store) -> str:
 
 
 def unmirrored(store: Store) -> bool:
-    """Whether a published artifact has no finished MLflow run yet, or another execution waits to be told (and tracking
-    is on)."""
+    """Whether MLflow lacks something (and tracking is on): a run, whole, of an attempt or an execution, or an alias."""
     if not tracking_uri(store):
         return False
     marks = store.root / "cache" / "mlflow"
-    return bool(Spool(store)) or any(not (marks / record["fingerprint"][:16]).exists() for record, _ in store.records())
+    if Spool(store) or any(not (marks / record["fingerprint"][:16]).exists() for record, _ in store.records()):
+        return True
+    missing = [execution for execution in accounts.executions(store) if not (marks / execution).exists()]
+    if any(accounts.ended(store, execution) != accounts.RUNNING for execution in missing):
+        return True
+    return any(
+        _noted(marks / f"{m}.aliases") != registry.read_aliases(store, m).names() for m in registry.models(store)
+    )
+
+
+def _noted(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def open_tracker(store: Store, *, pipeline: str, console: Console) -> Tracker:
@@ -74,6 +90,7 @@ class MlflowTracker(Tracker):
         self._spool = Spool(store)
         self._lock = threading.Lock()
         self._mine: dict[str, Entry] = {}
+        self._executions: set[str] = set()
         self._wake, self._closing = threading.Event(), False
         self._failures = 0
         self._runs: Any = None
@@ -90,6 +107,11 @@ class MlflowTracker(Tracker):
         self._spool.put(entry)
         with self._lock:
             self._mine[entry.attempt.id] = entry
+        self._wake.set()
+
+    def execution(self, execution: str) -> None:
+        with self._lock:
+            self._executions.add(execution)
         self._wake.set()
 
     def run_of(self, fingerprint: str, *, attempt: str) -> tuple[str, str] | None:
@@ -141,7 +163,14 @@ class MlflowTracker(Tracker):
             runs.close_dead()
             self._runs = runs
         with self._lock:
-            mine = list(self._mine.values())
+            mine, executions, self._executions = list(self._mine.values()), self._executions, set()
+        try:
+            for execution in executions:
+                self._runs.parents.write(execution)
+        except Exception:
+            with self._lock:
+                self._executions |= executions
+            raise
         for entry in mine:
             self._tell(self._runs, entry)
         if closing:
