@@ -55,8 +55,7 @@ def tracking_uri(store: Store) -> str:
 
 
 def unmirrored(store: Store) -> bool:
-    """Whether MLflow lacks something (and tracking is on): a finished run, what waits to be told, an
-    execution that ended, or an alias."""
+    """Whether MLflow lacks something (and tracking is on): a run, whole, of an attempt or an execution, or an alias."""
     if not tracking_uri(store):
         return False
     marks = store.root / "cache" / "mlflow"
