@@ -67,7 +67,7 @@ def test_the_page_shows_every_node_and_edge_and_loads_nothing(store, toys, run, 
     root = ElementTree.fromstring(text[text.index("<svg") : text.index("</svg>") + 6])
     boxes = [group.attrib["class"] for group in root.iter("g")]
     assert sorted(boxes) == ["model", "raw", "raw broken", "report", "source"]
-    assert len([path for path in root.iter("path")]) == 5  # files -> a -> (b, c) -> d
+    assert len(list(root.iter("path"))) == 5  # files -> a -> (b, c) -> d
     assert all(outcome.artifact.digest[:10] in text for outcome in outcomes.values())
     assert not re.search(r"(?:src|href)=|url\(|@import", text)
     assert main(["lineage", "toys", "--html", str(tmp_path / "no" / "x.html"), "--store", str(store.root)]) == 2
