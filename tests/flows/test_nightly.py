@@ -8,7 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
+import anyio
 import pytest
+from prefect.server.schemas.schedules import CronSchedule
 
 from tests.flows.commands import Commands, Done
 from tests.flows.up import Up
@@ -18,7 +20,7 @@ from uio2.pipeline.store import Store
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 MODEL = "refexp"
-# Three nights ago, and after: all of them are due, so the worker takes each as soon as the schedule has made it.
+# Nights that have passed: each is due, so the worker takes its run at once.
 FIRST = datetime.datetime.now(datetime.UTC).replace(hour=2, minute=0) - datetime.timedelta(days=4)
 RECIPE = (
     "TASKS={'refcoco_unc': 1.0}", "TEXT_INPUTS=20", "BATCH_SIZE=16", "WARMUP_STEPS=10",
@@ -44,21 +46,17 @@ class Nights:
             "initial_checkpoint": "digits/train", "improve": "refexp/iou", "suite_gin": SUITE, "num_shards": 1,
         }  # fmt: skip
         (schedule,) = up.api(f"/deployments/{self.id}")["schedules"]
-        up.api(f"/deployments/{self.id}/schedules/{schedule['id']}", {"active": True}, method="PATCH")
+        self.schedule = {key: schedule["schedule"][key] for key in ("cron", "timezone")}
 
     def pass_one(self, number: int) -> str:
         """Lets the clock go over the night of this number; returns the log of its run, which must complete."""
         parameters = {**self.parameters, "gin": [*RECIPE, f"STEPS={STEPS[number]}"]}
         self.up.api(f"/deployments/{self.id}", {"parameters": parameters}, method="PATCH")
         evening = FIRST + datetime.timedelta(days=number)
-        window = {"start_time": evening.isoformat(), "end_time": (evening + datetime.timedelta(hours=12)).isoformat()}
-        self.up.api(f"/deployments/{self.id}/schedule", {**window, "min_runs": 1, "max_runs": 1})
-        asked = {
-            "deployments": {"id": {"any_": [self.id]}},
-            "flow_runs": {"expected_start_time": {"after_": window["start_time"], "before_": window["end_time"]}},
-        }
-        (run,) = self.up.api("/flow_runs/filter", asked)
-        assert run["expected_start_time"][11:16] == "02:30"
+        (due,) = anyio.run(CronSchedule(**self.schedule).get_dates, 1, evening)
+        assert (due.day, due.hour, due.minute) == (evening.day, 2, 30)
+        state = {"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}}
+        run = self.up.api(f"/deployments/{self.id}/create_flow_run", {"state": state})
         self.up.wait_state(run["id"], "Completed", "Failed", "Crashed", seconds=480)
         logs = self.up.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
         text = "\n".join(line["message"] for line in logs)
