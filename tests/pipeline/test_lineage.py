@@ -125,17 +125,6 @@ def test_mlflow_mirrors_records_failures_and_models(store, toys, monkeypatch):
     contexts = {item.tags[0].value: json.loads(item.dataset.source)["digest"] for item in d.inputs.dataset_inputs}
     assert contexts["output"] == record["digest"]
     assert contexts["input:b"] == record["inputs"]["b"]["digest"]
-    # What was sent and not answered is sent again, by whoever comes next; who died is told of.
-    (store.root / "cache" / "mlflow" / record["fingerprint"][:16]).unlink()
-    dead = Attempt(f"{'0' * 16}-dead", "0" * 64, "toys/b", record["started"], "dead.log", "dead.metrics.jsonl", record)
-    (store.root / dead.metrics).write_text('{"step": 1, "time": 1.5, "values": {"loss": 2.0}}\n{"step": 2, "ti')
-    Spool(store).put(Entry(dead))
-    assert unmirrored(store)
-    open_tracker(store, pipeline="toys", console=console).close()
-    assert not unmirrored(store)
-    assert [m.value for m in client.get_metric_history(d.info.run_id, "loss")] == [1.0, 0.5, 1 / 3]
-    (killed,) = client.search_runs([experiment], "attributes.status = 'KILLED'")
-    assert [(m.step, m.value) for m in client.get_metric_history(killed.info.run_id, "loss")] == [(1, 2.0)]
     version = client.get_model_version("toys", "1")
     assert version.tags["uio2.fingerprint"] == record["fingerprint"]
     assert version.run_id == d.info.run_id
@@ -157,3 +146,16 @@ def test_mlflow_mirrors_records_failures_and_models(store, toys, monkeypatch):
     assert client.get_model_version("toys", "2").tags["uio2.decision"].startswith("champion")
     (killed,) = client.search_runs([experiment], f"tags.`uio2.run` = '{dead}'")
     assert killed.info.status == "KILLED"
+
+    # What was sent and not answered is sent again, by whoever comes next; who died is told of.
+    (store.root / "cache" / "mlflow" / record["fingerprint"][:16]).unlink()
+    dead = Attempt(f"{'0' * 16}-dead", "0" * 64, "toys/b", record["started"], "dead.log", "dead.metrics.jsonl", record)
+    (store.root / dead.metrics).write_text('{"step": 1, "time": 1.5, "values": {"loss": 2.0}}\n{"step": 2, "ti')
+    Spool(store).put(Entry(dead))
+    assert unmirrored(store)
+    open_tracker(store, pipeline="toys", console=console).close()
+    assert not unmirrored(store)
+    assert [m.value for m in client.get_metric_history(d.info.run_id, "loss")] == [1.0, 0.5, 1 / 3]
+    (killed,) = client.search_runs([experiment], f"tags.`uio2.attempt` = '{dead.id}'")
+    assert killed.info.status == "KILLED"
+    assert [(m.step, m.value) for m in client.get_metric_history(killed.info.run_id, "loss")] == [(1, 2.0)]
