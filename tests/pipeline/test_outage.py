@@ -20,7 +20,7 @@ from uio2.pipeline.runner import Runner
 from uio2.pipeline.stage import Stage, StageError
 from uio2.pipeline.tracking import open_tracker, unmirrored
 
-LINES = 120
+LINES = 80
 
 
 class Server:
@@ -93,7 +93,7 @@ def test_metrics_of_an_outage_come_later_in_order_and_once(server, store, monkey
 
     monkeypatch.setattr("uio2.pipeline.console.EVERY_S", 0.2)
     console.watch("a", disturb)
-    runner.run(Stage("a", TOY, ToySpec(files=LINES, sleep=40.0)), {})
+    runner.run(Stage("a", TOY, ToySpec(files=LINES, sleep=20.0)), {})
     assert len(seen) == 2, "the stage went on while the server was away"
     with pytest.raises(StageError):
         runner.run(Stage("b", TOY, ToySpec(fail="stage")), {})

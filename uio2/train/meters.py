@@ -167,10 +167,13 @@ class Goodput:
             found = cls(path, writes, psutil.Process().create_time())
             if writes:
                 write_text(path, json.dumps({"began": found.began}) + "\n")
+            found.add(first, 0.0)
             return found
         kept = [line for line in lines[1:] if line["step"] <= first]
         attempt = 1 + max((line["attempt"] for line in lines[1:]), default=0)
-        return cls(path, writes, lines[0]["began"], kept[-1]["productive_s"] if kept else 0.0, attempt)
+        found = cls(path, writes, lines[0]["began"], kept[-1]["productive_s"] if kept else 0.0, attempt)
+        found.add(first, 0.0)
+        return found
 
     @property
     def share(self) -> float:
