@@ -11,7 +11,7 @@ import pytest
 from tests.evaluate.test_report import Page
 from uio2.cli.main import main
 from uio2.evaluate import score
-from uio2.evaluate.compare.differences import delta, sign_flip
+from uio2.evaluate.paired import delta, sign_flip
 from uio2.evaluate.specs import ScoreSpec
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.store import Store
@@ -94,6 +94,35 @@ def test_a_run_is_found_from_its_checkpoint(runs, capsys, tmp_path):
     by_checkpoint = json.loads(capsys.readouterr().out)
     assert main(["compare", "--store", str(store.root), "--json", "--out", str(page), good, bad]) == 0
     assert by_checkpoint["metrics"] == json.loads(capsys.readouterr().out)["metrics"]
+
+
+def test_a_run_takes_the_title_by_beating_the_champion_on_the_same_examples(runs, capsys):
+    store, good, bad = runs
+
+    def uio2(*words):
+        status = main([*words, "--json", "--store", str(store.root)])
+        return status, json.loads(capsys.readouterr().out)
+
+    gate = ("--improve", "vqa/exact_match", "--max_fall", "box_classification/exact_match=0.0")
+    first = uio2("promote", bad, *gate)
+    assert (first[0], first[1]["version"], first[1]["champion"]) == (0, 1, True)
+    status, better = uio2("promote", good, *gate)
+    assert (status, better["version"]) == (0, 2)
+    assert f"significantly better (paired test on {len(FOUND)} examples" in better["reasons"][0]
+    status, worse = uio2("promote", "digits@1", *gate)
+    assert (status, worse["version"], worse["promoted"]) == (1, 1, False)
+    assert "further than the allowed fall" in worse["reasons"][1]
+    _, low = uio2("promote", bad, "--min_value", "vqa/exact_match=0.95")
+    assert (low["version"], low["reasons"]) == (None, ["vqa/exact_match: the value is 0.425, below 0.950"])
+    digits = uio2("models")[1]["digits"]
+    assert digits["aliases"] == {"champion": 2, "challenger": 1}
+    assert uio2("compare", "digits@challenger", "digits@champion")[1]["metrics"][0]["verdicts"] == ["better"]
+    assert uio2("rollback", "digits", "--reason", "too slow")[1]["reason"] == "too slow"
+    assert uio2("models", "digits")[1]["digits"]["aliases"] == {"champion": 1}
+    assert main(["models", "digits", "--store", str(store.root)]) == 0
+    shown = capsys.readouterr().out
+    assert "too slow" in shown
+    assert "digits@2" in shown
 
 
 def test_what_was_never_scored_is_an_error(runs, capsys, tmp_path):

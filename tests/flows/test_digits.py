@@ -89,7 +89,11 @@ def test_mlflow_leads_from_the_model_version_back_to_the_raw_files(tiny_store):
 
     uri = f"sqlite:///{tiny_store.root}/mlflow.db"
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    everything = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    runs = [run for run in everything if "uio2.stage" in run.data.tags]
+    (parent,) = [run for run in everything if run not in runs]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs} == {parent.info.run_id}
+    assert (parent.info.status, parent.data.params["train.steps"]) == ("FINISHED", "12")
     assert sorted(run.data.tags["uio2.digest"] for run in runs) == sorted(published(tiny_store).values())
     assert {run.info.status for run in runs} == {"FINISHED"}
     by_digest = {run.data.tags["uio2.digest"]: run for run in runs}
@@ -97,6 +101,9 @@ def test_mlflow_leads_from_the_model_version_back_to_the_raw_files(tiny_store):
     version = client.get_model_version("digits", "1")
     assert version.tags["uio2.fingerprint"] == record["fingerprint"]
     assert version.run_id == by_digest[record["digest"]].info.run_id
+    raw, _ = tiny_store.newest("digits/raw")
+    assert version.tags["uio2.data.digits/raw"] == raw["digest"]
+    assert str(client.get_model_version_by_alias("digits", "champion").version) == "1"
     reached = {version.tags["uio2.digest"]: version.tags}
     waiting = [version.tags]
     while waiting:
@@ -112,7 +119,11 @@ def test_mlflow_leads_from_the_model_version_back_to_the_raw_files(tiny_store):
     assert [point.step for point in losses] == list(range(2, 13, 2))
     assert train.data.params["steps"] == "12"
     pages = {run.data.tags["uio2.stage"]: [a.path for a in client.list_artifacts(run.info.run_id)] for run in runs}
-    assert (pages["build-coco"], pages["report"], pages["train"]) == (["quality.html"], ["report.html"], [])
+    # Reports and the record with the operative configuration; a checkpoint stays where it is.
+    assert pages["build-coco"] == ["artifact.json", "quality.html"]
+    assert pages["report"] == ["artifact.json", "report.html"]
+    assert pages["train"] == ["artifact.json"]
+    assert train.data.tags["uio2.uri"].startswith(str(tiny_store.root))
 
 
 def test_prefect_has_the_flow_and_its_tasks_in_order(tiny_store):

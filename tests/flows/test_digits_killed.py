@@ -202,7 +202,8 @@ def test_mlflow_has_one_finished_run_a_stage_and_none_that_runs(battered):
     uri = f"sqlite:///{battered.store.root}/mlflow.db"
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id], max_results=1000)
-    finished = [run.data.tags["uio2.digest"] for run in runs if run.info.status == "FINISHED"]
+    stages = [run for run in runs if "uio2.stage" in run.data.tags]
+    finished = [run.data.tags["uio2.digest"] for run in stages if run.info.status == "FINISHED"]
     assert sorted(finished) == sorted(published(battered.store).values())
     assert {run.info.status for run in runs} <= {"FINISHED", "FAILED", "KILLED"}
     assert client.get_model_version("digits", "1").tags["uio2.version"] == "digits@1"

@@ -18,7 +18,7 @@ def test_gc_keeps_models_and_what_they_were_made_from(store, toys, run, capsys):
     first = run(toys("a/toy.ToySpec.text='one'"))
     run(toys("a/toy.ToySpec.text='one'", "b/toy.ToySpec.text='unused'", "d/toy.ToySpec.text='second'"))
     run(toys("a/toy.ToySpec.text='two'"))
-    versions = sorted((store.root / "models" / "toys").glob("*.json"))
+    versions = sorted((store.root / "models" / "toys").glob("[0-9].json"))
     assert len(versions) == 3
     assert collect(store, capsys)["found"] == []
     versions[1].unlink()  # nobody wants the second model any more

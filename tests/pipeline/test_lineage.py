@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import json
 
 import pytest
 
+from uio2.pipeline import accounts, registry
 from uio2.pipeline.console import Console
 from uio2.pipeline.execution import Execution
 from uio2.pipeline.lineage import resolve, walk
@@ -86,8 +88,14 @@ def test_mlflow_mirrors_records_failures_and_models(store, toys, monkeypatch):
         tracking_uri=f"sqlite:///{store.root}/mlflow.db", registry_uri=f"sqlite:///{store.root}/mlflow.db"
     )
     experiment = client.get_experiment_by_name("toys").experiment_id
-    runs = client.search_runs([experiment])
+    everything = client.search_runs([experiment])
+    runs = [r for r in everything if "uio2.stage" in r.data.tags]
     assert sorted(r.info.status for r in runs) == ["FAILED"] + ["FINISHED"] * 4
+    parents = {r.info.run_id: r for r in everything if r not in runs}
+    children = collections.Counter(parents[r.data.tags["mlflow.parentRunId"]].info.status for r in runs)
+    assert children == {"FINISHED": 4, "FAILED": 1}
+    whole = next(r for r in parents.values() if r.info.status == "FINISHED")
+    assert (whole.data.params["b.text"], whole.data.params["pipeline"]) == ("'b'", "toys")
     d = next(r for r in runs if r.data.tags["uio2.stage"] == "model" and r.info.status == "FINISHED")
     record, _ = resolve(store, "toys/d")
     assert d.data.tags["uio2.fingerprint"] == record["fingerprint"]
@@ -100,3 +108,21 @@ def test_mlflow_mirrors_records_failures_and_models(store, toys, monkeypatch):
     version = client.get_model_version("toys", "1")
     assert version.tags["uio2.fingerprint"] == record["fingerprint"]
     assert version.run_id == d.info.run_id
+    assert version.tags["uio2.data.toys/a"] == resolve(store, "toys/a")[0]["digest"]
+
+    # What changes while MLflow is out of reach, or whose runner is killed, is caught up with: aliases and parents.
+    monkeypatch.setenv("UIO2_MLFLOW", "off")
+    run(toys("d/toy.ToySpec.text='better'"))
+    registry.rollback(store, "toys")
+    dead = accounts.new_id("toys")
+    accounts.write_account(
+        store, dead, accounts.read_account(store, accounts.executions(store)[0]) | {"status": "running"}
+    )
+    monkeypatch.delenv("UIO2_MLFLOW")
+    assert unmirrored(store)
+    open_tracker(store, pipeline="toys", console=console).close()
+    assert not unmirrored(store)
+    assert str(client.get_model_version_by_alias("toys", "champion").version) == "1"
+    assert client.get_model_version("toys", "2").tags["uio2.decision"].startswith("champion")
+    (killed,) = client.search_runs([experiment], f"tags.`uio2.run` = '{dead}'")
+    assert killed.info.status == "KILLED"

@@ -21,6 +21,7 @@ from uio2.cli import (
     export_command,
     hardware_command,
     inspect_commands,
+    model_commands,
     run_commands,
     service_commands,
     task_commands,
@@ -41,6 +42,7 @@ examples:
   uio2 evaluate --gin_file=configs/evaluate/refexp.gin --checkpoint digits@1
   uio2 lineage digits@1                        from a model back to raw files
   uio2 compare digits@1 digits@2               which is better, in what, and why
+  uio2 models                                  registered versions, and which is champion
   uio2 build alpaca --source alpaca.json       one dataset
   uio2 tasks                                   the tasks, and the data each needs
   uio2 visualize refcoco_unc page.html         what the model receives of a task
@@ -66,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     build_command.add(commands)
     inspect_commands.add(commands)
     compare_command.add(commands)
+    model_commands.add(commands)
     service_commands.add(commands)
     task_commands.add(commands)
     visualize_command.add(commands)

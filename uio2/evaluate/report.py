@@ -17,9 +17,8 @@ from uio2.evaluate.families import BOX_CLASSIFICATION, family_of
 from uio2.evaluate.lineage import ancestors
 from uio2.evaluate.media import SUFFIXES
 from uio2.evaluate.pictures import Picture, load_pictures, picture_of
-from uio2.evaluate.score import PER_EXAMPLE
 from uio2.evaluate.specs import ReportSpec
-from uio2.evaluate.summary import metric_rows, read_metrics
+from uio2.evaluate.summary import PER_EXAMPLE, metric_rows, read_metrics
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.tasks.families import find_task

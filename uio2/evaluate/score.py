@@ -23,7 +23,7 @@ from uio2.evaluate.families import BOX_CLASSIFICATION, family_of, key_prefixes
 from uio2.evaluate.score_parts import TaskContext, TaskScores, score_task
 from uio2.evaluate.scoring_pictures import RealPictures
 from uio2.evaluate.specs import ScoreSpec
-from uio2.evaluate.summary import METRICS
+from uio2.evaluate.summary import METRICS, PER_EXAMPLE
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext, StageError
@@ -31,7 +31,6 @@ from uio2.tasks.families import find_task
 from uio2.tasks.specs import FIRST_TASKS
 
 VERSION = 1
-PER_EXAMPLE = "per_example.jsonl"
 VARIABLE, HERE, BEAM = "UIO2_SCORE", "here", "beam"
 # From here on rows, answers and truths of a task are not held in memory at once.
 BEAM_ROWS = 200_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ SETTINGS = {
     "image": ("temperature", "top_k", "top_p", "guidance", "repetition_penalty"),
     "audio": ("temperature", "top_k", "top_p", "guidance", "repetition_penalty"),
 }  # fmt: skip
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,10 @@ class PromoteSpec:
       min_value: metric key -> the figure must be at least this.
       max_value: metric key -> the figure, an error, must be at most this.
       min_margin: metric key -> the worse end of the interval must be better than the baseline by at least this.
-      max_fall: metric key -> it may fall this far below the reigning model's figure (input `champion`), no further;
+      improve: metric key that must be significantly better than the reigning model's (input `champion`); "" asks
+        for no improvement. On the same examples a paired test says so, otherwise intervals that do not touch.
+      significance: largest p of that test; the intervals are those of the scores.
+      max_fall: metric key -> it may fall this far below the reigning model's figure, no further. Like `improve`, it is
         not asked when there is none.
     """
 
@@ -157,13 +162,18 @@ class PromoteSpec:
     min_value: Mapping[str, float] = dataclasses.field(default_factory=dict)
     max_value: Mapping[str, float] = dataclasses.field(default_factory=dict)
     min_margin: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    improve: str = ""
+    significance: float = 0.05
     max_fall: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.model_name:
+        if not MODEL_NAME.fullmatch(self.model_name):
             raise StageError(
-                "PromoteSpec.model_name is empty; expected the name of a registered model, as 'uio2-digits'"
+                f"PromoteSpec.model_name is {self.model_name!r}; expected the name of a registered model in letters, "
+                "digits and _ . + -, as 'uio2-digits'"
             )
+        if not 0 < self.significance < 1:
+            raise StageError(f"PromoteSpec.significance is {self.significance}; expected a number as 0.05")
 
 
 def _positive(spec: object, *fields: str) -> None:
@@ -201,5 +211,10 @@ REPORT = StageType(
 )
 GATE = StageType(name="gate", kind="report", spec=GateSpec, run="uio2.evaluate.gate:run")
 PROMOTE = StageType(
-    name="promote", kind="model", spec=PromoteSpec, run="uio2.evaluate.promote:run", registers_model=True
+    name="promote",
+    kind="model",
+    spec=PromoteSpec,
+    run="uio2.evaluate.promote:run",
+    code_version="2",  # 2: says what was compared with which champion
+    registers_model=True,
 )

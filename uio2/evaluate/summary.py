@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 METRICS = "metrics.json"
+PER_EXAMPLE = "per_example.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from uio2.pipeline import accounts
 from uio2.pipeline.artifact import Artifact
 from uio2.pipeline.console import Progress
 from uio2.pipeline.gin_config import operative_text
@@ -40,6 +41,9 @@ class Execution:
         self._done: dict[str, StageRun] = {}
         self._lock = threading.Lock()
         self._started = round(time.time(), 3)
+        self._status = ""
+        self.id = accounts.new_id(pipeline.name)
+        self._lease = accounts.lease_of(runner.store, self.id)
         runner.store.sweep()
 
     @property
@@ -64,24 +68,36 @@ class Execution:
         inputs: dict[str, Artifact] = {}
         for key, value in stage.inputs.items():
             inputs[key] = self._sources[value] if isinstance(value, Source) else self._done[value.name].artifact
-        outcome = self.runner.run(stage, inputs)
+        outcome = self.runner.run(stage, inputs, execution=self.id)
         with self._lock:
             self._done[stage.name] = outcome
         self.account("running")
         return outcome
 
     def account(self, status: str) -> None:
-        """Rewrites the account of the last run."""
-        if self._whole:
-            with self._lock:
-                rows = {name: (run.artifact, run.reused, run.seconds) for name, run in self._done.items()}
-                _write_account(self.runner.store, self.pipeline, status=status, started=self._started, rows=rows)
+        """Rewrites the account of this execution, and if it is of all stages, that of the pipeline's last run."""
+        store = self.runner.store
+        with self._lock:
+            if not self._status:
+                self._lease.try_acquire()
+            rows = {name: (run.artifact, run.reused, run.seconds) for name, run in self._done.items()}
+            value = _account(self.pipeline, self.stages, status=status, started=self._started, rows=rows)
+            accounts.write_account(store, self.id, value)
+            if self._whole:
+                write_json(store.folder("runs") / f"{self.pipeline.name}.json", value)
+            before, self._status = self._status, status
+            if status != accounts.RUNNING:
+                self._lease.release()
+                self._lease.path.unlink(missing_ok=True)
+        if status != before:
+            self.runner.tracker.execution(self.id)
 
 
 def account_cached(store: Store, pipeline: Pipeline, plans: Sequence[StagePlan]) -> None:
     """The account of a run that found every stage published."""
     rows = {item.stage: (item.artifact, True, 0.0) for item in plans if item.status == CACHED}
-    _write_account(store, pipeline, status="finished", started=round(time.time(), 3), rows=rows)
+    value = _account(pipeline, pipeline.stages, status="finished", started=round(time.time(), 3), rows=rows)
+    write_json(store.folder("runs") / f"{pipeline.name}.json", value)
 
 
 def last_run(store: Store, pipeline: str) -> dict[str, Any]:
@@ -93,22 +109,26 @@ def last_run(store: Store, pipeline: str) -> dict[str, Any]:
         raise UsageError(f"pipeline {pipeline} has not run in store {store.root}; {hint}") from error
 
 
-def _write_account(
-    store: Store, pipeline: Pipeline, *, status: str, started: float, rows: Mapping[str, tuple[Any, bool, float]]
-) -> None:
+def _account(
+    pipeline: Pipeline,
+    planned: Sequence[Stage],
+    *,
+    status: str,
+    started: float,
+    rows: Mapping[str, tuple[Any, bool, float]],
+) -> dict[str, Any]:
     keys = ("kind", "name", "version", "digest", "fingerprint")
     stages = [
         {"stage": name, **{k: getattr(artifact, k) for k in keys}, "reused": reused, "seconds": round(seconds, 1)}
         for name, (artifact, reused, seconds) in rows.items()
     ]
-    value = {
+    return {
         "pipeline": pipeline.name,
         "status": status,
         "started": started,
         "updated": round(time.time(), 3),
         "process": os.getpid(),
-        "planned": [stage.name for stage in pipeline.stages],
+        "planned": [stage.name for stage in planned],
         "stages": stages,
-        "config": operative_text(pipeline),
+        "config": operative_text(Pipeline(pipeline.name, tuple(planned))),
     }
-    write_json(store.folder("runs") / f"{pipeline.name}.json", value)

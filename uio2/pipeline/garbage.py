@@ -1,8 +1,9 @@
 """What nothing in a store refers to any more, and removing it.
 
-Kept: every registered model version, the artifacts of the last run of each pipeline, the newest artifacts of each name,
-and whatever those were made from. Removed as well: the scratch of stages that nobody runs. An artifact is renamed out
-of its place before its files go, so a kill leaves it whole or gone; one that a running stage holds is left alone.
+Kept: every registered model version and the decisions about it, the artifacts of the last run of each pipeline, the
+newest artifacts of each name, and whatever those were made from. Removed as well: the scratch of stages that nobody
+runs. An artifact is renamed out of its place before its files go, so a kill leaves it whole or gone; one that a running
+stage holds is left alone.
 """
 
 from __future__ import annotations
@@ -81,7 +82,12 @@ def remove(store: Store, items: Iterable[Garbage]) -> list[Garbage]:
 
 def _roots(store: Store, records: list[tuple[Record, Path]], *, keep: int) -> set[str]:
     """Fingerprints that count for themselves."""
-    found = {v.fingerprint for model in registry.models(store) for v in registry.versions(store, model)}
+    found: set[str] = set()
+    for model in registry.models(store):
+        versions = {version.number: version.fingerprint for version in registry.versions(store, model)}
+        found.update(versions.values())
+        # The evidence of what became of each of them.
+        found |= {event.decision for event in registry.read_aliases(store, model).events if event.number in versions}
     for path in (store.root / "runs").glob("*.json"):
         found |= {row["fingerprint"] for row in json.loads(path.read_text())["stages"]}
     by_name: dict[str, list[str]] = {}

@@ -51,7 +51,7 @@ class Node:
 
 
 def resolve(store: Store, reference: str) -> tuple[Record, Path]:
-    """The record behind `MODEL[@N]` or `PIPELINE/STAGE[@VERSION]`; UsageError with what is there otherwise."""
+    """The record behind `MODEL[@N]`, `MODEL@champion` or `PIPELINE/STAGE[@VERSION]`; UsageError with what is there."""
     name, _, version = reference.partition("@")
     if "/" in name:
         found = store.newest(name, version=version or None)
@@ -59,12 +59,10 @@ def resolve(store: Store, reference: str) -> tuple[Record, Path]:
             known = sorted({f"{r['name']}@{r['version']}" for r, _ in store.records()})
             raise UsageError(f"no artifact {reference!r} in {store.root}; there are: {', '.join(known) or 'none'}")
         return found
-    known_versions = registry.versions(store, name)
-    chosen = [v for v in known_versions if not version or str(v.number) == version]
-    if not chosen:
-        known = [f"{m}@{v.number}" for m in registry.models(store) for v in registry.versions(store, m)]
-        raise UsageError(f"no model {reference!r} in {store.root}; there are: {', '.join(known) or 'none'}")
-    model = chosen[-1]
+    model = registry.find_version(store, name, version)
+    if model is None:
+        models = ", ".join(registry.references(store))
+        raise UsageError(f"no model {reference!r} in {store.root}; there are: {models or 'none'}")
     found = store.newest(model.artifact, version=model.fingerprint)
     if found is None or found[0]["digest"] != model.digest:
         raise UsageError(

@@ -21,7 +21,9 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
 
-from uio2.pipeline import registry  # noqa: E402
+from uio2.pipeline.artifact import RECORD  # noqa: E402
+from uio2.pipeline.mlflow_models import RegisteredModels  # noqa: E402
+from uio2.pipeline.mlflow_parents import ParentRuns  # noqa: E402
 from uio2.pipeline.stage import flatten  # noqa: E402
 from uio2.pipeline.store import Record, Store, locked  # noqa: E402
 from uio2.pipeline.tracking import Attempt  # noqa: E402
@@ -44,10 +46,12 @@ class MlflowRuns:
         with locked(store, "mlflow-tables"):  # two processes making the tables at once would collide
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self._client.search_experiments(max_results=1)
+        self.parents = ParentRuns(store, client=self._client, experiment=self._experiment)
 
     def start(self, attempt: Attempt) -> None:
         """Opens a run for an execution that has begun."""
-        self._run_of(attempt.id, name=attempt.name, started=attempt.started, recipe=attempt.recipe, tags=_tags(attempt))
+        tags = _tags(attempt) | self._parent(attempt.execution)
+        self._run_of(attempt.id, name=attempt.name, started=attempt.started, recipe=attempt.recipe, tags=tags)
 
     def finish(self, attempt: Attempt, *, status: str, error: str) -> None:
         """Closes the run of an execution; a finished one is written from its record."""
@@ -71,6 +75,7 @@ class MlflowRuns:
             "uio2.commit": record.get("commit", ""),
             "uio2.uri": str(path),
             "mlflow.source.git.commit": record.get("commit", "").removesuffix("+changes"),
+            **self._parent(record.get("execution", "")),
         }
         run = self._run_of(attempt, name=record["name"], started=record["started"], recipe=record, tags=tags)
         self._client.log_batch(run, tags=[RunTag(key, value) for key, value in tags.items() if value])
@@ -81,6 +86,7 @@ class MlflowRuns:
         self._log(run, [Metric(f"stats/{key}", value, end, 0) for key, value in stats.items()])
         for page in sorted(path.glob("*.html")):  # reports to look at; they load nothing
             self._client.log_artifact(run, str(page))
+        self._client.log_artifact(run, str(path / RECORD))  # the operative configuration is in it; the data stays there
         self._client.set_terminated(run, "FINISHED", end_time=end)
         ids = self.known(attempt)
         (self._marks / record["fingerprint"][:16]).write_text(" ".join(ids) if ids else "")
@@ -90,14 +96,13 @@ class MlflowRuns:
         return self._places.get(attempt)
 
     def reconcile(self) -> None:
-        """Makes what is missing in MLflow from the records: finished runs and model versions."""
+        """Makes what is missing in MLflow from the records: finished runs, their parents, model versions, aliases."""
         with locked(self._store, "mlflow-reconcile"):
             for record, path in self._store.records():
                 if not (self._marks / record["fingerprint"][:16]).exists():
                     self.write(record, path)
-            for model in registry.models(self._store):
-                for version in registry.versions(self._store, model):
-                    self._mirror(version)
+            self.parents.reconcile()
+            RegisteredModels(self._store, client=self._client, run_of=self._run_of_record).reconcile()
 
     def close_dead(self) -> None:
         """Marks runs as KILLED whose runner died: nobody holds the lease, and the published artifact is another's."""
@@ -165,31 +170,13 @@ class MlflowRuns:
                 )
         return self._experiments[name]
 
-    def _mirror(self, version: registry.ModelVersion) -> None:
-        mark = self._marks / f"{version.model}@{version.number}"
-        found = self._store.newest(version.artifact, version=version.fingerprint)
-        if mark.exists() or not found:
-            return
-        record, path = found
-        if not self._client.search_registered_models(f"name = '{version.model}'"):
-            self._client.create_registered_model(version.model)
-        known = self._client.search_model_versions(f"name = '{version.model}'")
-        if not any(v.tags.get("uio2.fingerprint") == version.fingerprint for v in known):
-            parents = {f"uio2.parent.{key}": value["digest"] for key, value in record["inputs"].items()}
-            self._client.create_model_version(
-                version.model,
-                source=path.as_uri(),
-                run_id=self._run_of(
-                    record["attempt"], name=record["name"], started=record["started"], recipe=record, tags={}
-                ),
-                tags={
-                    "uio2.fingerprint": version.fingerprint,
-                    "uio2.digest": version.digest,
-                    "uio2.version": f"{version.model}@{version.number}",
-                    **parents,
-                },
-            )
-        mark.touch()
+    def _run_of_record(self, record: Record) -> str:
+        return self._run_of(record["attempt"], name=record["name"], started=record["started"], recipe=record, tags={})
+
+    def _parent(self, execution: str) -> dict[str, str]:
+        """The tag that puts a run below that of its execution."""
+        run = self.parents.run_of(execution)
+        return {"mlflow.parentRunId": run} if run else {}
 
 
 def _tags(attempt: Attempt) -> dict[str, str]:

@@ -68,8 +68,10 @@ class Runner:
         """Ends the running stages soon, from any thread; their `run` raises Cancelled."""
         self._cancelled.set()
 
-    def run(self, stage: Stage, inputs: Mapping[str, Artifact]) -> StageRun:
+    def run(self, stage: Stage, inputs: Mapping[str, Artifact], *, execution: str = "") -> StageRun:
         """Returns the published output of `stage` for these inputs, running it if there is none.
+
+        `execution` is the id of what it is run for, noted in the record.
 
         Raises StageError with the child's message if it fails, Cancelled after `cancel`.
         """
@@ -87,7 +89,9 @@ class Runner:
                 found = published(self.store, fingerprint, name=name, inputs=inputs)
                 if found is None:
                     self._check_version(stage, inputs, name=name)
-                    artifact = self._execute(stage, inputs, name=name, fingerprint=fingerprint, keep=lease.descriptor)
+                    artifact = self._execute(
+                        stage, inputs, name=name, fingerprint=fingerprint, keep=lease.descriptor, execution=execution
+                    )
                     return StageRun(artifact, reused=False, seconds=time.monotonic() - started)
         self._register(stage, found)
         self._say(stage, f"already published: {found.name}@{found.version} {found.fingerprint[:12]}, reused")
@@ -109,7 +113,14 @@ class Runner:
         self._say(stage, f"{text} ({hint})")
 
     def _execute(
-        self, stage: Stage, inputs: Mapping[str, Artifact], *, name: str, fingerprint: str, keep: int
+        self,
+        stage: Stage,
+        inputs: Mapping[str, Artifact],
+        *,
+        name: str,
+        fingerprint: str,
+        keep: int,
+        execution: str,
     ) -> Artifact:
         directory = self.store.new_attempt(fingerprint)
         logs = self.store.folder("logs", *name.split("/"))
@@ -121,6 +132,7 @@ class Runner:
             log=str((logs / f"{directory.name}.log").relative_to(self.store.root)),
             metrics=str((logs / f"{directory.name}.metrics.jsonl").relative_to(self.store.root)),
             recipe=recipe_of(stage, inputs),
+            execution=execution,
         )
         self._say(stage, f"started, fingerprint {fingerprint[:12]}")
         self.tracker.begin(attempt)
@@ -170,6 +182,7 @@ class Runner:
             **attempt.recipe,
             "fingerprint": attempt.fingerprint,
             "attempt": attempt.id,
+            "execution": attempt.execution,
             "started": attempt.started,
             "seconds": round(time.monotonic() - started, 1),
             "peak_rss_mb": result.peak_rss_mb,
@@ -192,12 +205,17 @@ class Runner:
         return f"stage {stage.name} {how}{tail}\n  log: {log}"
 
     def _register(self, stage: Stage, artifact: Artifact) -> None:
-        """Gives a published model its version; asked again for an artifact that has one, it changes nothing."""
-        if stage.type.registers_model and artifact.stats.get("promoted", True):
-            model = getattr(stage.spec, "model_name", "") or self.pipeline
-            version = registry.register(self.store, model=model, artifact=artifact)
-            if version.new:
-                self._say(stage, f"registered model {model}@{version.number}")
+        """Gives a published model its version and alias; asked again for the same artifact, it changes nothing."""
+        stats = artifact.stats
+        if not stage.type.registers_model or not stats.get("accepted", stats.get("promoted", True)):
+            return
+        model = getattr(stage.spec, "model_name", "") or self.pipeline
+        entry = registry.enter(self.store, model=model, artifact=artifact)
+        name = f"{model}@{entry.version.number}"
+        if entry.version.new:
+            self._say(stage, f"registered model {name}")
+        if entry.given:
+            self._say(stage, f"{name} is the {entry.given}" + (f": {entry.reason}" if entry.reason else ""))
 
     def _check(self) -> None:
         if self._cancelled.is_set():

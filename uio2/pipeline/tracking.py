@@ -9,12 +9,15 @@ pipeline goes on; `reconcile` makes the missing runs the next time. Each artifac
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import queue
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from uio2.pipeline import accounts, registry
 from uio2.pipeline.console import Console
 from uio2.pipeline.store import Store
 
@@ -33,6 +36,7 @@ class Attempt:
       started: seconds since the epoch.
       log, metrics: files, relative to the store.
       recipe: kind, version, spec, inputs ... as in the record.
+      execution: id of the execution it is a part of; "" for none.
     """
 
     id: str
@@ -42,6 +46,7 @@ class Attempt:
     log: str
     metrics: str
     recipe: Mapping[str, Any]
+    execution: str = ""
 
 
 class Tracker:
@@ -52,6 +57,9 @@ class Tracker:
 
     def end(self, attempt: Attempt, status: str, *, error: str = "") -> None:
         """It has ended: FINISHED (the record is published), FAILED or KILLED."""
+
+    def execution(self, execution: str) -> None:
+        """An execution has begun or ended, as its account says."""
 
     def run_of(self, fingerprint: str, *, attempt: str) -> tuple[str, str] | None:
         """Experiment and run of a published artifact, if they are known yet."""
@@ -70,11 +78,22 @@ def tracking_uri(store: Store) -> str:
 
 
 def unmirrored(store: Store) -> bool:
-    """Whether a published artifact has no finished MLflow run yet (and tracking is on)."""
+    """Whether MLflow lacks something (and tracking is on): a finished run, an execution that ended, or an alias."""
     if not tracking_uri(store):
         return False
     marks = store.root / "cache" / "mlflow"
-    return any(not (marks / record["fingerprint"][:16]).exists() for record, _ in store.records())
+    if any(not (marks / record["fingerprint"][:16]).exists() for record, _ in store.records()):
+        return True
+    missing = [execution for execution in accounts.executions(store) if not (marks / execution).exists()]
+    if any(accounts.ended(store, execution) != accounts.RUNNING for execution in missing):
+        return True
+    return any(
+        _noted(marks / f"{m}.aliases") != registry.read_aliases(store, m).names() for m in registry.models(store)
+    )
+
+
+def _noted(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def open_tracker(store: Store, *, pipeline: str, console: Console) -> Tracker:
@@ -101,6 +120,9 @@ class MlflowTracker(Tracker):
 
     def end(self, attempt: Attempt, status: str, *, error: str = "") -> None:
         self._events.put(("end", attempt, status, error))
+
+    def execution(self, execution: str) -> None:
+        self._events.put(("execution", execution))
 
     def run_of(self, fingerprint: str, *, attempt: str) -> tuple[str, str] | None:
         if self._runs and (known := self._runs.known(attempt)):
@@ -141,7 +163,9 @@ class MlflowTracker(Tracker):
             if event is None:
                 return
             attempt = event[1]
-            if event[0] == "begin":
+            if event[0] == "execution":
+                runs.parents.write(attempt)
+            elif event[0] == "begin":
                 open_attempts[attempt.id] = attempt
                 runs.start(attempt)
             else:

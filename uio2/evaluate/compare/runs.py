@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from uio2.evaluate.score import PER_EXAMPLE
-from uio2.evaluate.summary import MetricRow, metric_rows, read_metrics
+from uio2.evaluate.summary import PER_EXAMPLE, MetricRow, metric_rows, read_metrics
 from uio2.pipeline.artifact import SOURCE, Artifact
 from uio2.pipeline.lineage import resolve
 from uio2.pipeline.stage import UsageError, flatten
