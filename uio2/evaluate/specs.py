@@ -12,8 +12,6 @@ from typing import Any
 from uio2.pipeline.stage import StageError, StageType
 from uio2.tasks.specs import FIRST_TASKS
 
-MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-
 # What can be said of decoding an answer, by its modality.
 SETTINGS = {
     "text": ("max_length", "num_beams", "length_penalty", "repetition_penalty", "temperature", "top_k", "top_p",
@@ -21,6 +19,7 @@ SETTINGS = {
     "image": ("temperature", "top_k", "top_p", "guidance", "repetition_penalty"),
     "audio": ("temperature", "top_k", "top_p", "guidance", "repetition_penalty"),
 }  # fmt: skip
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 @dataclasses.dataclass(frozen=True)
