@@ -98,7 +98,7 @@ class RegisteredModels:
 
     def _aliases(self, model: str, aliases: Aliases) -> None:
         mark, wanted = self._marks / f"{model}.aliases", aliases.names()
-        if mark.exists() and json.loads(mark.read_text()) == wanted:
+        if mark.exists() and json.loads(mark.read_text()) == aliases.state():
             return
         known = self._client.search_model_versions(f"name = '{model}'")
         numbers = {v.tags.get("uio2.version"): v.version for v in known}  # MLflow counts by itself
@@ -112,7 +112,7 @@ class RegisteredModels:
             if (mirrored := numbers.get(f"{model}@{event.number}")) is not None:
                 said = f"{event.kind}: {event.reason}"[:4000]
                 self._client.set_model_version_tag(model, mirrored, "uio2.decision", said)
-        mark.write_text(json.dumps(wanted))
+        mark.write_text(json.dumps(aliases.state()))
 
 
 def _mlmodel() -> dict[str, Any]:
