@@ -48,6 +48,10 @@ class Aliases:
         held = {CHAMPION: self.champion, CHALLENGER: self.challenger}
         return {name: number for name, number in held.items() if number is not None}
 
+    def state(self) -> dict[str, int]:
+        """Aliases, and how many events there are: what differs whenever something was decided."""
+        return self.names() | {"events": len(self.events)}
+
     def of(self, number: int) -> tuple[str, ...]:
         """The aliases of a version."""
         return tuple(name for name, held in self.names().items() if held == number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class RegisteredModels:
                     "uio2.digest": version.digest,
                     "uio2.version": name,
                     **{f"uio2.parent.{key}": value["digest"] for key, value in record["inputs"].items()},
-                    **dict(_data(self._store, record)),
+                    **_data(self._store, record),
                 },
             )
         mark.touch()
@@ -98,7 +98,7 @@ class RegisteredModels:
 
     def _aliases(self, model: str, aliases: Aliases) -> None:
         mark, wanted = self._marks / f"{model}.aliases", aliases.names()
-        if mark.exists() and json.loads(mark.read_text()) == wanted:
+        if mark.exists() and json.loads(mark.read_text()) == aliases.state():
             return
         known = self._client.search_model_versions(f"name = '{model}'")
         numbers = {v.tags.get("uio2.version"): v.version for v in known}  # MLflow counts by itself
@@ -112,7 +112,7 @@ class RegisteredModels:
             if (mirrored := numbers.get(f"{model}@{event.number}")) is not None:
                 said = f"{event.kind}: {event.reason}"[:4000]
                 self._client.set_model_version_tag(model, mirrored, "uio2.decision", said)
-        mark.write_text(json.dumps(wanted))
+        mark.write_text(json.dumps(aliases.state()))
 
 
 def _mlmodel() -> dict[str, Any]:
@@ -124,16 +124,22 @@ def _mlmodel() -> dict[str, Any]:
     }
 
 
-def _data(store: Store, record: Record) -> Iterator[tuple[str, str]]:
-    """A tag for each dataset, raw folder and source that a model was made from, however far up."""
+def _data(store: Store, record: Record) -> dict[str, str]:
+    """A tag for each dataset, raw folder and source that a model was made from, however far up.
+
+    A name that it was made from in several states (by the checkpoint it began with) has them all, the nearest first.
+    The champion that it was compared with is no part of it.
+    """
     seen: set[str] = set()
-    waiting = list(record["inputs"].values())
+    found: dict[str, list[str]] = {}
+    waiting = [value for key, value in record["inputs"].items() if key != CHAMPION]
     while waiting:
-        value = waiting.pop()
+        value = waiting.pop(0)
         if value["digest"] in seen:
             continue
         seen.add(value["digest"])
         if value["kind"] in DATA:
-            yield f"uio2.data.{fit_key(value['name'])}", value["digest"]
-        found = None if value["kind"] == SOURCE else store.newest(value["name"], version=value["fingerprint"])
-        waiting += found[0]["inputs"].values() if found else ()
+            found.setdefault(f"uio2.data.{fit_key(value['name'])}", []).append(value["digest"])
+        above = None if value["kind"] == SOURCE else store.newest(value["name"], version=value["fingerprint"])
+        waiting += above[0]["inputs"].values() if above else ()
+    return {key: " ".join(digests) for key, digests in found.items()}

@@ -65,7 +65,7 @@ def unmirrored(store: Store) -> bool:
     if any(accounts.ended(store, execution) != accounts.RUNNING for execution in missing):
         return True
     return any(
-        _noted(marks / f"{m}.aliases") != registry.read_aliases(store, m).names() for m in registry.models(store)
+        _noted(marks / f"{m}.aliases") != registry.read_aliases(store, m).state() for m in registry.models(store)
     )
 
 

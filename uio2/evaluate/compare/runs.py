@@ -85,6 +85,8 @@ def find_run(store: Store, reference: str) -> Run:
 
 def _score_of(store: Store, start: Found) -> Found | None:
     """The score among what the start was made from, or the newest that was made from it."""
+    if start[0]["kind"] == "model" and "score" in start[0]["inputs"]:  # the champion's score is above it as well
+        return _input(store, start[0]["inputs"]["score"])
     above = [item for item in _upstream(store, start) if item[0]["stage"] == "score"]
     if above:
         return above[0]
