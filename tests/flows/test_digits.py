@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import html.parser
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -16,6 +18,7 @@ import pytest
 from flows.pipelines import build
 from tests.flows.commands import DIGITS, REPOSITORY, STAGES, environment
 from tests.pipeline.conftest import published
+from uio2.evaluate.predictions import read_task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -124,6 +127,28 @@ def test_mlflow_leads_from_the_model_version_back_to_the_raw_files(tiny_store):
     assert pages["report"] == ["artifact.json", "report.html"]
     assert pages["train"] == ["artifact.json"]
     assert train.data.tags["uio2.uri"].startswith(str(tiny_store.root))
+
+
+def test_mlflow_asks_the_champion_and_gets_what_predict_wrote(tiny_store, tmp_path):
+    _, folder = tiny_store.newest("digits/predict")
+    _, raw = tiny_store.newest("digits/raw")
+    rows = [row for task in ("vqa_coco_2017", "refcoco_unc") for row in read_task(folder, task=task).rows[:2]]
+    images = [next(raw.glob(f"images/*/{row.image_id:012d}.jpg")) for row in rows]
+    given = [str(images[0]), *(base64.b64encode(image.read_bytes()).decode() for image in images[1:])]
+    asked = [{"text": row.question, "task": row.task, "image": image} for row, image in zip(rows, given, strict=True)]
+    asked[3] |= {"task": None, "text": rows[3].prompt.removeprefix("[Text] [S] ")}
+    (tmp_path / "request.json").write_text(json.dumps({"dataframe_records": asked}))
+    command = ["-m", "mlflow", "models", "predict", "-m", "models:/digits@champion", "--env-manager", "local"]
+    uri = f"sqlite:///{tiny_store.root}/mlflow.db"
+    done = subprocess.run(
+        [sys.executable, *command, "-i", str(tmp_path / "request.json")],
+        env={**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, timeout=280, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout[done.stdout.index('{"predictions"') :])["predictions"]
+    assert [answer["text"] for answer in answers] == [row.text for row in rows]
+    assert all(len(box) == 4 for answer in answers for box in answer["boxes"])
 
 
 def test_prefect_has_the_flow_and_its_tasks_in_order(tiny_store):
