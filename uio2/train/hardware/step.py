@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from uio2.model.config import ModelConfig
 from uio2.model.sharding import BATCH_AXES, MESH_AXES, rules
@@ -84,7 +84,7 @@ def _mesh(question: Question) -> Any:
                          "sizes whose product is that")  # fmt: skip
     shape, axes = tuple(sizes.values()), tuple(sizes)
     if not question.compiles:
-        return AbstractMesh(shape, axes)
+        return AbstractMesh(shape, axes, axis_types=(AxisType.Auto,) * len(axes))  # as of a `Mesh`
     return Mesh(np.array(devices(topology)).reshape(shape), axes)
 
 
