@@ -35,7 +35,7 @@ def test_batches_have_the_contract_shapes(mixture):
     ints = {f"inputs/text/{k}": ((8, 48), "int32") for k in ("tokens", "mask", "pos_ids")}
     ints |= {f"targets/text/{k}": ((8, 48), "int32") for k in ("inputs", "targets", "mask", "pos_ids", "segment_ids")}
     ints |= {f"inputs/image/{k}": ((8, 36), "int32") for k in ("mask", "pos_ids")}
-    assert shapes == ints | {"inputs/image/input": ((8, 36, 768), "float32")}
+    assert shapes == ints | {"inputs/image/input": ((8, 36, 768), "float32"), "task": ((8,), "int32")}
     assert (batch["targets/text/mask"].sum(1) > 1).all()
     assert feed.stats.examples == 8
 

@@ -75,13 +75,13 @@ def test_a_task_alone_gives_the_same_rows_as_in_the_mixture(mixture):
     assert alone.metadata[0]["box"] is None
     assert alone.batch["inputs/audio/mask"].any(axis=1).all()
     assert not alone.batch["inputs/image/input"].any()
-    assert alone.batch.keys() == first_batch(mixture).keys()
+    assert alone.batch.keys() == first_batch(mixture).keys() - {"task"}  # a training batch has rows of many
 
 
 def test_modalities_the_recipe_does_not_name_are_left_out(mixture):
     few = dataclasses.replace(RECIPE, input_modalities=("text", "audio"), rates={AUDIO: 1.0})
     batch = first_batch(dataclasses.replace(mixture, recipe=few))
-    assert {key.split("/")[1] for key in batch} == {"text", "audio"}
+    assert {key.split("/")[1] for key in batch if "/" in key} == {"text", "audio"}
     assert batch["inputs/audio/mask"].any(axis=1).all()
 
 
