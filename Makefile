@@ -13,8 +13,9 @@ PYTHON ?= python3
 UV := .uv/bin/uv
 RUN := .venv/bin
 UV_VERSION := 0.13.9
-# A file's tests share a worker, and so fixtures and compiled programs; files in the order of tests/conftest.py.
-PYTEST := $(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+# A file's tests share a worker, and so fixtures and compiled programs; files in the order of tests/conftest.py. Three
+# workers on two cores: many tests wait for servers and processes.
+PYTEST := $(RUN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=20
 
 # Compilers of TPUs and GPUs for `uio2 plan-hardware`, in folders that only its compiling process sees: in .venv they
 # would make every process look for those devices. Their versions are those of jax in requirements.lock.

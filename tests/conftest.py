@@ -12,10 +12,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 keep_extras_from_keras()  # as in the processes of stages
 
-# Longest first, so that the two workers end together; the rest in the order of their names.
+# Longest first, so that the workers end together; the rest in the order of their names.
 LONGEST = (
     "flows/test_digits_killed",
+    "flows/test_deployments",
     "flows/test_digits.py",
+    "flows/test_finetune",
+    "pipeline/test_outage",
     "flows/test_coco",
     "goldens/",
     "train/",

@@ -48,6 +48,7 @@ def test_the_fixture_goes_the_whole_way(commands, tmp_path):
     assert sources == {role: str(path) for role, path in folders.items()}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
 def test_real_images_go_the_whole_way(commands, tmp_path):
     folders = {"images": SHARED, **{role: SHARED / role for role in ("annotations", "vqa", "refer")}}
