@@ -12,6 +12,8 @@ from uio2.cli.options import add_command, console_of, print_json, store_of
 from uio2.pipeline.stage import UsageError
 from uio2.pipeline.store import Store
 
+MOST_VERSIONS = 5  # columns of figures: the last versions
+
 
 def add(commands: Any) -> None:
     """Adds the commands."""
@@ -182,25 +184,35 @@ def _print_model(name: str, model: dict[str, Any], *, events: bool) -> None:
 
     console = Console(highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    metrics = list(dict.fromkeys(key for version in model["versions"] for key in version["metrics"]))
     for heading in ("version", "alias", "registered", "checkpoint"):
         table.add_column(heading, no_wrap=True)
-    for key in metrics:
-        table.add_column(key.replace("/", "/\n"), justify="right")
     for version in model["versions"]:
-        figures = [f"{version['metrics'][key]['value']:.3f}" if key in version["metrics"] else "-" for key in metrics]
         there = version["checkpoint"][:12] if version["there"] else "gone from the store"
-        table.add_row(
-            f"{name}@{version['number']}", ", ".join(version["aliases"]), _when(version["created"]), there, *figures
-        )
+        table.add_row(f"{name}@{version['number']}", ", ".join(version["aliases"]), _when(version["created"]), there)
     console.print(table)
+    console.print(_figures(name, model["versions"][-MOST_VERSIONS:]))
     for event in model["events"] if events else ():
         took = "" if event["before"] is None else f" (champion was {name}@{event['before']})"
         console.print(
-            f"{_when(event['time'])}  {event['kind']} {name}@{event['number']}{took}: {event['reason']}",
+            f"{_when(event['time'])}  {event['kind']} {name}@{event['number']}{took}: "
+            f"{event['reason'] or 'no condition was set'}",
             soft_wrap=True,
             markup=False,
         )
+
+
+def _figures(name: str, versions: Sequence[dict[str, Any]]) -> Any:
+    """Figures down, versions across: there are many of the first and their names are long."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("figure", no_wrap=True)
+    for version in versions:
+        table.add_column(f"{name}@{version['number']}", justify="right", no_wrap=True)
+    for key in dict.fromkeys(key for version in versions for key in version["metrics"]):
+        found = [version["metrics"].get(key) for version in versions]
+        table.add_row(key, *("-" if row is None else f"{row['value']:.3f}" for row in found))
+    return table
 
 
 def _when(seconds: float) -> str:
