@@ -22,7 +22,7 @@ from uio2.pipeline.stage import StageContext
 from . import tiny
 from .test_predict import SPEC, inputs, predicted  # noqa: F401 - the fixtures of that file
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 MEMBER = """
 import json, sys
 from pathlib import Path
