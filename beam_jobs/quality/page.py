@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.quality.cards import Card
@@ -13,6 +12,7 @@ from beam_jobs.quality.figures import Place
 from beam_jobs.quality.layout import Layout
 from beam_jobs.quality.sections import Section
 from beam_jobs.shards import Shard
+from uio2.pipeline.pages import page_templates
 
 TEMPLATE = "quality.html.jinja"
 Group = tuple[Sequence[Place], str, bool]  # places, what is said of them, whether they are in several splits
@@ -62,16 +62,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The HTML."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_templates(__file__)
     environment.filters["size"] = size
     return environment.get_template(TEMPLATE).render(page=page)
 

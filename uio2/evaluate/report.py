@@ -20,6 +20,7 @@ from uio2.evaluate.pictures import Picture, load_pictures, picture_of
 from uio2.evaluate.specs import ReportSpec
 from uio2.evaluate.summary import PER_EXAMPLE, metric_rows, read_metrics
 from uio2.pipeline.atomic import write_text
+from uio2.pipeline.pages import page_templates
 from uio2.pipeline.stage import StageContext, StageError
 from uio2.tasks.families import find_task
 
@@ -119,14 +120,5 @@ def _read_lines(path: Path) -> dict[str, dict[int, Any]]:
 
 def render(template: str, **values: Any) -> str:
     """A page from one of the templates here."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_templates(__file__)
     return environment.get_template(template).render(**values)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from uio2.pipeline.artifact import SOURCE
 from uio2.pipeline.lineage import OK, Node
+from uio2.pipeline.pages import page_templates
 from uio2.pipeline.stage import flatten
 from uio2.pipeline.store import Store
 
@@ -98,15 +98,7 @@ def graph_of(store: Store, nodes: Sequence[Node]) -> Graph:
 
 def page_of(store: Store, reference: str, nodes: Sequence[Node]) -> str:
     """The whole page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(__file__)
     graph = graph_of(store, nodes)
     wrong = [node for node in nodes if node.status != OK]
     return environment.get_template("lineage.html.jinja").render(
