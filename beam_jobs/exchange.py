@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import itertools
 import os
-import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_jobs.job import Record
 from beam_jobs.runs import FOLDER, RunWriter, Slice, merged
+from beam_jobs.values import pack, unpack
 from uio2.pipeline.places import is_remote
 
 _PARTS = 64  # of rows: so many pieces of work
@@ -82,7 +82,7 @@ class SpillRows(Spill):
     def process(self, element: tuple[Any, Any]) -> None:
         name = repr(element[0]).encode("utf-8", "surrogatepass")
         digest = hashlib.blake2b(name, digest_size=_ORDER).digest()
-        self._runs.add(digest[0] % _PARTS, digest + name, pickle.dumps(element, pickle.HIGHEST_PROTOCOL))
+        self._runs.add(digest[0] % _PARTS, digest + name, pack(element))
 
 
 class SpillRecords(Spill):
@@ -92,7 +92,7 @@ class SpillRecords(Spill):
         place, pair = element
         position, *names = _sort(pair)
         sort = position.to_bytes(_ORDER, "big") + "\0".join(names).encode("utf-8", "surrogatepass")
-        self._runs.add(place, sort, pickle.dumps(pair, pickle.HIGHEST_PROTOCOL))
+        self._runs.add(place, sort, pack(pair))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +103,13 @@ class OnDisk:
 
     def __iter__(self) -> Iterator[tuple[int, Record]]:
         for _, data in merged(Slice(*place) for place in self.slices):
-            yield pickle.loads(data)
+            yield unpack(data)
 
 
 def _groups(slices: Iterable[tuple[str, int, int]]) -> Iterator[tuple[Any, list[Any]]]:
     values = merged(Slice(*place) for place in slices)
     for _, same in itertools.groupby(values, key=lambda value: value[0]):
-        pairs = [pickle.loads(data) for _, data in same]
+        pairs = [unpack(data) for _, data in same]
         yield pairs[0][0], [row for _, row in pairs]
 
 
