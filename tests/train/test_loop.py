@@ -247,6 +247,24 @@ def test_a_metric_that_the_log_does_not_have_is_named(tmp_path):
         train(dataclasses.replace(make_loop(), log_every=1, saving=saving), initial(), context(tmp_path))
 
 
+def test_a_checkpoint_without_the_figure_is_not_the_best(tmp_path):
+    """A task without an example since the last row, or a loss that is no number, has no figure at that step."""
+
+    def now_and_then(params):
+        found = far_off(params)["validation/far"]
+        return {"validation/far": found} if found < 0.6 else {}  # so the last steps have none
+
+    saving = SavingSpec(minutes=0, keep_last=1, keep_best=1, best_metric="task/far", publish="best")
+    loop = dataclasses.replace(
+        make_loop(), log_every=1, saving=saving, evaluation=EvaluationSpec(every=3),
+        evaluate=lambda params: {f"task/{k.removeprefix('validation/')}": v for k, v in now_and_then(params).items()},
+    )  # fmt: skip
+    found = train(loop, initial(), context(tmp_path))
+    figures = {row["step"]: row["task/far"] for row in found.history if "task/far" in row}
+    assert 0 < len(figures) < STEPS // 3 and STEPS not in figures, "some steps have the figure, the last has not"
+    assert found.step == min(figures, key=figures.get)
+
+
 def test_a_checkpoint_of_another_order_of_data_is_refused(tmp_path):
     with pytest.raises(Killed):
         train(dataclasses.replace(make_loop(die_at=7), order="one"), initial(), context(tmp_path))

@@ -128,6 +128,25 @@ def test_all_that_cannot_work_is_said_together(store, tmp_path, capsys, monkeypa
         preflight.refuse(["a", "b"])
 
 
+def test_an_evaluation_of_what_is_not_there_is_refused_before_anything_starts(store, tmp_path):
+    (tmp_path / "dataset_info.json").write_text('{"splits": [{"name": "train"}, {"name": "testA"}]}')
+
+    def said(*bindings: str) -> str:
+        found = settings([LARGE, REFEXP], ["KEEP_BEST=1", *bindings], store=store)
+        flight = Flight(found.register, found.train, dict.fromkeys(found.datasets, tmp_path), pieces=400)
+        return "\n".join(preflight.problems(flight))
+
+    split = "EvaluationSpec.split is 'validation', which no dataset has (refexp: testA, train)"
+    assert split in said()
+    assert "EvaluationSpec" not in said("train.EvaluationSpec.split='testA'")
+    assert "EvaluationSpec" not in said("EVAL_EVERY=0", "BEST_METRIC='loss'")
+    assert "names 'vqa', which is not trained; expected some of refexp" in said("train.EvaluationSpec.tasks=('vqa',)")
+    named = "expected task/NAME/loss or accuracy, NAME one of refexp"
+    assert named in said("BEST_METRIC='task/vqa/loss'")
+    assert named in said("BEST_METRIC='task/refexp/iou'")
+    assert "BEST_METRIC" not in said("BEST_METRIC='task/refexp/loss'")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A checkpoint with its tokenizer beside it, and another tokenizer."""

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from uio2.pipeline.stage import StageError
+from uio2.train.evaluation_spec import TASK
 from uio2.train.processes import Agreed
 from uio2.train.specs import SavingSpec
 
@@ -82,8 +83,12 @@ class Checkpoints:
           StageError: the metric it goes by is not among them.
         """
         self._manager.wait_until_finished()
-        _check_metric(self._saving, metrics)
-        return _best({step: metrics[self._saving.best_metric]} | self._scores(), self._saving)[0]
+        scores = self._scores()
+        if self._saving.best_metric in metrics:
+            scores = {step: metrics[self._saving.best_metric]} | scores
+        elif not scores:
+            raise _unknown(self._saving, metrics)
+        return _best(scores, self._saving)[0]
 
     def _scores(self) -> dict[int, float]:
         name = self._saving.best_metric
@@ -104,11 +109,15 @@ class Checkpoints:
           wait: returns when all is on disk.
 
         Raises:
-          StageError: the metric that the best are chosen by is not among them.
+          StageError: the metric that the best are chosen by is not among them, and never was.
         """
         began = time.monotonic()
-        if metrics and self._saving.keep_best:
-            _check_metric(self._saving, metrics)
+        if metrics and self._saving.keep_best and self._saving.best_metric not in metrics:
+            # A task may have had no example since the last row, or a figure may be no number this time.
+            self._manager.wait_until_finished()
+            if not (self._saving.best_metric.startswith(TASK) or self._scores()):
+                raise _unknown(self._saving, metrics)
+            metrics = None
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -147,12 +156,9 @@ def _best(scores: Mapping[int, float], saving: SavingSpec) -> list[int]:
     return sorted(scores, key=lambda step: scores[step], reverse=not saving.best_is_least)
 
 
-def _check_metric(saving: SavingSpec, metrics: Mapping[str, float]) -> None:
-    if saving.best_metric not in metrics:
-        raise StageError(
-            f"SavingSpec.best_metric is {saving.best_metric!r}; the log has "
-            f"{', '.join(sorted(set(metrics) - {'step'}))}"
-        )
+def _unknown(saving: SavingSpec, metrics: Mapping[str, float]) -> StageError:
+    known = ", ".join(sorted(set(metrics) - {"step"}))
+    return StageError(f"SavingSpec.best_metric is {saving.best_metric!r}; the log has {known}")
 
 
 def _score(saving: SavingSpec) -> Callable[[Mapping[str, float]], float]:

@@ -6,8 +6,10 @@ import dataclasses
 
 from uio2.pipeline.stage import StageError
 
-# What the figures' names begin with, in the history and as `SavingSpec.best_metric`.
-VALIDATION = "validation/"
+# What figures' names begin with, in the history and as `SavingSpec.best_metric`: those of the evaluation, and those of
+# what was trained on, by task.
+VALIDATION, TASK = "validation/", "task/"
+TASK_FIGURES = ("loss", "accuracy")
 
 
 @dataclasses.dataclass(frozen=True)

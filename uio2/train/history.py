@@ -12,6 +12,7 @@ import numpy as np
 from uio2.pipeline.atomic import write_text
 from uio2.pipeline.stage import StageContext
 from uio2.train.checkpoints import Checkpoints
+from uio2.train.evaluation_spec import TASK, TASK_FIGURES
 
 if TYPE_CHECKING:
     from uio2.train.loop import Loop
@@ -92,10 +93,8 @@ def group_means(sums: Mapping[str, Any], names: Sequence[str]) -> dict[str, floa
     found: dict[str, float] = {}
     for number in np.flatnonzero(tokens).tolist():
         name, count = names[number], float(tokens[number])
-        found |= {
-            f"task/{name}/loss": float(loss[number]) / count,
-            f"task/{name}/accuracy": float(right[number]) / count,
-        }
+        values = (float(loss[number]) / count, float(right[number]) / count)
+        found |= {f"{TASK}{name}/{key}": value for key, value in zip(TASK_FIGURES, values, strict=True)}
     return found
 
 

@@ -7,6 +7,7 @@ is not imported, and JAX looks at no accelerator (the processes that train must 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from uio2.tasks.model_check import mismatches
 from uio2.tasks.pieces import PUBLISHED_ROWS, PUBLISHED_SOURCE, Pieces, VocabularyError, padded_size, tokenizer_mismatch
 from uio2.tasks.sources import DATASETS
 from uio2.tasks.specs import RegisterSpec
+from uio2.train.evaluation_spec import TASK, TASK_FIGURES
 from uio2.train.specs import TrainSpec
 
 # Lines of one error that lists many tensors.
@@ -60,6 +62,7 @@ def problems(flight: Flight) -> Iterator[str]:
     yield from _modalities(flight.register)
     yield from mismatches(flight.register, flight.config)
     yield from _batch(flight)
+    yield from _evaluation(flight)
     yield from _scratch(flight) if flight.start is None else _checkpoint(flight)
     yield from _tokenizer(flight)
 
@@ -109,6 +112,35 @@ def _batch(flight: Flight) -> Iterator[str]:
         near = max(1, round(size / parts)) * parts
         what = f"{devices} devices" + (f" times {times} microbatches" if times > 1 else "")
         yield f"{name} is {size}; expected a multiple of the {what} it is split over, for example {near}"
+
+
+def _evaluation(flight: Flight) -> Iterator[str]:
+    spec, saving, tasks = flight.train.evaluation, flight.train.saving, list(flight.register.rates)
+    known = ", ".join(tasks)
+    family, _, rest = saving.best_metric.partition("/")
+    name, _, key = rest.rpartition("/")
+    if saving.keep_best and f"{family}/" == TASK and (name not in tasks or key not in TASK_FIGURES):
+        yield (f"BEST_METRIC is {saving.best_metric!r}; expected {TASK}NAME/{' or '.join(TASK_FIGURES)}, NAME one of "
+               f"{known}")  # fmt: skip
+    if not spec.every:
+        return
+    for task in spec.tasks:
+        if task not in tasks:
+            yield f"EvaluationSpec.tasks names {task!r}, which is not trained; expected some of {known}"
+    splits = {name: _splits(path) for name, path in flight.datasets.items()}
+    if splits and all(found and spec.split not in found for found in splits.values()):
+        have = "; ".join(f"{name}: {', '.join(sorted(found))}" for name, found in splits.items())
+        yield (f"EvaluationSpec.split is {spec.split!r}, which no dataset has ({have}); name one of them, build datasets "
+               "that have it, or --gin.EVAL_EVERY=0")  # fmt: skip
+
+
+def _splits(path: Path) -> set[str]:
+    """The names of a dataset's splits; none where it does not say, which is said elsewhere."""
+    found = next(iter(path.glob("**/dataset_info.json")), None)
+    try:
+        return {split["name"] for split in json.loads(found.read_text())["splits"]} if found else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _scratch(flight: Flight) -> Iterator[str]:
