@@ -133,7 +133,7 @@ def test_mlflow_mirrors_records_failures_and_models(store, toys, monkeypatch):
     # What changes while MLflow is out of reach, or whose runner is killed, is caught up with: aliases and parents.
     monkeypatch.setenv("UIO2_MLFLOW", "off")
     run(toys("d/toy.ToySpec.text='better'"))
-    registry.rollback(store, "toys")
+    registry.rollback(store, "toys", to=2)
     dead = accounts.new_id("toys")
     accounts.write_account(
         store, dead, accounts.read_account(store, accounts.executions(store)[0]) | {"status": "running"}
@@ -142,8 +142,8 @@ def test_mlflow_mirrors_records_failures_and_models(store, toys, monkeypatch):
     assert unmirrored(store)
     open_tracker(store, pipeline="toys", console=console).close()
     assert not unmirrored(store)
-    assert str(client.get_model_version_by_alias("toys", "champion").version) == "1"
-    assert client.get_model_version("toys", "2").tags["uio2.decision"].startswith("champion")
+    assert str(client.get_model_version_by_alias("toys", "champion").version) == "2"
+    assert client.get_model_version("toys", "2").tags["uio2.decision"].startswith("rollback")
     (killed,) = client.search_runs([experiment], f"tags.`uio2.run` = '{dead}'")
     assert killed.info.status == "KILLED"
 

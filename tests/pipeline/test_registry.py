@@ -54,11 +54,20 @@ def test_whoever_was_compared_with_a_former_champion_only_challenges(store):
     assert "m@2 is champion now" in late.reason
 
 
+def test_whoever_was_compared_with_nothing_takes_no_title_from_anybody(store):
+    registry.enter(store, model="m", artifact=model(A))
+    unseen = registry.enter(store, model="m", artifact=model(B))
+    assert held(store) == (1, 2)
+    assert "not compared with m@1, the champion; `uio2 promote` does that" in unseen.reason
+    registry.enter(store, model="m", artifact=model(A, decision="e"))  # the champion itself, judged by another gate
+    assert held(store) == (1, 2)
+
+
 def test_rolling_back_goes_back_one_reign_after_another_and_lasts(store):
-    for checkpoint in (A, B, C):
-        registry.enter(store, model="m", artifact=model(checkpoint))
+    for checkpoint, beaten in ((A, ""), (B, A), (C, B)):
+        registry.enter(store, model="m", artifact=model(checkpoint, champion=beaten))
     assert registry.rollback(store, "m", reason="answers in French").champion == 2
-    registry.enter(store, model="m", artifact=model(C))  # a cached stage run again crowns nobody
+    registry.enter(store, model="m", artifact=model(C, champion=B))  # a cached stage run again crowns nobody
     assert held(store) == (2, None)
     assert registry.rollback(store, "m").champion == 1
     with pytest.raises(UsageError, match=r"first champion of m: .* --to, one of \[1, 2, 3\]"):
@@ -74,8 +83,8 @@ def test_rolling_back_goes_back_one_reign_after_another_and_lasts(store):
 
 
 def test_versions_from_before_aliases_were_crowned_one_after_another(store):
-    for checkpoint in (A, B):
-        registry.enter(store, model="m", artifact=model(checkpoint))
+    for checkpoint, beaten in ((A, ""), (B, A)):
+        registry.enter(store, model="m", artifact=model(checkpoint, champion=beaten))
     (store.root / "models" / "m" / "aliases.json").unlink()
     assert held(store) == (2, None)
     registry.enter(store, model="m", artifact=model(A))
@@ -109,9 +118,11 @@ def test_several_processes_at_once_make_one_champion(store):
 def test_an_alias_is_accepted_where_a_version_is(store, toys, run):
     run(toys())
     run(toys("d/toy.ToySpec.text='better'"))
-    registry.rollback(store, "toys")
     assert resolve(store, "toys@champion") == resolve(store, "toys@1")
+    assert resolve(store, "toys@challenger") == resolve(store, "toys@2")
+    registry.rollback(store, "toys", to=2)
+    assert resolve(store, "toys@champion") == resolve(store, "toys@2")
     assert resolve(store, "toys") == resolve(store, "toys@2")
     with pytest.raises(UsageError, match="there are: toys@1, toys@2, toys@champion"):
         resolve(store, "toys@challenger")
-    assert json.loads((store.root / "models" / "toys" / "aliases.json").read_text())["champion"] == 1
+    assert json.loads((store.root / "models" / "toys" / "aliases.json").read_text())["champion"] == 2

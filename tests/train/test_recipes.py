@@ -136,15 +136,15 @@ def test_an_evaluation_of_what_is_not_there_is_refused_before_anything_starts(st
         flight = Flight(found.register, found.train, dict.fromkeys(found.datasets, tmp_path), pieces=400)
         return "\n".join(preflight.problems(flight))
 
-    split = "EvaluationSpec.split is 'validation', which no dataset has (refexp: testA, train)"
+    split = "EvaluationSpec.split is 'validation', which no dataset has (refcoco: testA, train; refcoco_"
     assert split in said()
     assert "EvaluationSpec" not in said("train.EvaluationSpec.split='testA'")
     assert "EvaluationSpec" not in said("EVAL_EVERY=0", "BEST_METRIC='loss'")
-    assert "names 'vqa', which is not trained; expected some of refexp" in said("train.EvaluationSpec.tasks=('vqa',)")
-    named = "expected task/NAME/loss or accuracy, NAME one of refexp"
+    assert "names 'vqa', which is not trained; expected some of refcoco_unc" in said("train.EvaluationSpec.tasks=('vqa',)")
+    named = "expected task/NAME/loss or accuracy, NAME one of refcoco_unc"
     assert named in said("BEST_METRIC='task/vqa/loss'")
     assert named in said("BEST_METRIC='task/refexp/iou'")
-    assert "BEST_METRIC" not in said("BEST_METRIC='task/refexp/loss'")
+    assert "BEST_METRIC" not in said("BEST_METRIC='task/refcoco_unc/loss'")
 
 
 @pytest.fixture(scope="module")

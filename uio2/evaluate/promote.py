@@ -92,7 +92,7 @@ def run(spec: PromoteSpec, context: StageContext) -> Mapping[str, Any]:
         "reasons": [check.reason for check in checks],
         "metrics": metrics,
         "checkpoint": checkpoint.digest,
-        **({"champion": beaten} if spec.improve or spec.max_fall else {}),
+        **({"champion": beaten} if champion or spec.improve or spec.max_fall else {}),
     }
 
 

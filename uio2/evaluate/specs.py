@@ -215,6 +215,6 @@ PROMOTE = StageType(
     kind="model",
     spec=PromoteSpec,
     run="uio2.evaluate.promote:run",
-    code_version="2",  # 2: says what was compared with which champion
+    code_version="3",  # 2: says what was compared with which champion; 3: says it without conditions on it too
     registers_model=True,
 )

@@ -65,7 +65,8 @@ def enter(store: Store, *, model: str, artifact: Artifact) -> Entry:
 
       promoted: whether it is to be champion (true if absent).
       champion: digest of the checkpoint that it was compared with, "" if there was none; absent if it was compared
-        with nothing. It becomes champion only if that is the champion still.
+        with nothing. It becomes champion only if that is the champion still; compared with nothing, only if there is
+        none, so that no pipeline run again with other settings takes the title unseen.
       reasons: sentences for the events.
       checkpoint: digest of the checkpoint; a version stands for one checkpoint, however often it is judged.
     """
@@ -74,7 +75,7 @@ def enter(store: Store, *, model: str, artifact: Artifact) -> Entry:
         version = _version_of(store, model, artifact)
         if aliases.knows(artifact.fingerprint):
             return Entry(version, aliases, "", "")
-        promoted, reason = _verdict(store, model, aliases, artifact.stats)
+        promoted, reason = _verdict(store, version, aliases, artifact.stats)
         change = aliases.crowned if promoted else aliases.challenged
         changed = change(version.number, time=round(time.time(), 3), reason=reason, decision=artifact.fingerprint)
         _write_aliases(store, model, changed)
@@ -171,7 +172,8 @@ def _version_of(store: Store, model: str, artifact: Artifact) -> ModelVersion:
     return ModelVersion(**fields, new=True)
 
 
-def _verdict(store: Store, model: str, aliases: Aliases, stats: Mapping[str, Any]) -> tuple[bool, str]:
+def _verdict(store: Store, version: ModelVersion, aliases: Aliases, stats: Mapping[str, Any]) -> tuple[bool, str]:
+    model = version.model
     reasons = "; ".join(stats.get("reasons", ()))
     if not stats.get("promoted", True):
         return False, reasons
@@ -181,6 +183,9 @@ def _verdict(store: Store, model: str, aliases: Aliases, stats: Mapping[str, Any
             compared = f"checkpoint {stats['champion'][:12]}" if stats["champion"] else "no champion"
             now = f"{model}@{aliases.champion}"
             return False, f"it was compared with {compared}, and {now} is champion now: judge it again; {reasons}"
+    elif aliases.champion not in (None, version.number):
+        told = f"it was not compared with {model}@{aliases.champion}, the champion; `uio2 promote` does that"
+        return False, "; ".join(filter(None, [told, reasons]))
     return True, reasons
 
 
