@@ -140,7 +140,8 @@ def test_an_evaluation_of_what_is_not_there_is_refused_before_anything_starts(st
     assert split in said()
     assert "EvaluationSpec" not in said("train.EvaluationSpec.split='testA'")
     assert "EvaluationSpec" not in said("EVAL_EVERY=0", "BEST_METRIC='loss'")
-    assert "names 'vqa', which is not trained; expected some of refcoco_unc" in said("train.EvaluationSpec.tasks=('vqa',)")
+    unknown = "names 'vqa', which is not trained; expected some of refcoco_unc"
+    assert unknown in said("train.EvaluationSpec.tasks=('vqa',)")
     named = "expected task/NAME/loss or accuracy, NAME one of refcoco_unc"
     assert named in said("BEST_METRIC='task/vqa/loss'")
     assert named in said("BEST_METRIC='task/refexp/iou'")

@@ -130,8 +130,8 @@ def _evaluation(flight: Flight) -> Iterator[str]:
     splits = {name: _splits(path) for name, path in flight.datasets.items()}
     if splits and all(found and spec.split not in found for found in splits.values()):
         have = "; ".join(f"{name}: {', '.join(sorted(found))}" for name, found in splits.items())
-        yield (f"EvaluationSpec.split is {spec.split!r}, which no dataset has ({have}); name one of them, build datasets "
-               "that have it, or --gin.EVAL_EVERY=0")  # fmt: skip
+        yield (f"EvaluationSpec.split is {spec.split!r}, which no dataset has ({have}); name one of them, build "
+               "datasets that have it, or --gin.EVAL_EVERY=0")  # fmt: skip
 
 
 def _splits(path: Path) -> set[str]:
