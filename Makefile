@@ -41,10 +41,11 @@ $(UV):
 	$(PYTHON) -m venv .uv
 	.uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-# The stamp is written last, so that a stopped set-up is done again.
+# The stamp is written last, so that a stopped set-up is done again. Bytecode is written now: a pipeline starts many
+# processes, and where Python may not write it (PYTHONDONTWRITEBYTECODE, read-only places) each compiled for seconds.
 .venv/.ready: requirements.lock pyproject.toml .python-version | $(UV)
 	test -x .venv/bin/python || $(UV) venv --quiet --python "$$(cat .python-version)" .venv
-	$(UV) pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 	$(UV) pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
 	@touch .venv/.ready
 
