@@ -94,16 +94,7 @@ def test_same_bytes_backwards_and_with_more_workers(cases, name: str, workers: i
 
 
 @pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Workers keep compiled modules, wherever Python is told not to: each would compile all of Beam anew."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def job_service(bytecode: None) -> Iterator[str]:
+def job_service() -> Iterator[str]:
     """Beam's job service, and a pool that starts a process per worker: flags that run pipelines there."""
     ports = [_free_port() for _ in range(2)]
     commands = [
@@ -144,7 +135,7 @@ def _await(port: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["coco", "table", "clips"])
-def test_same_bytes_in_worker_processes(cases, name: str, bytecode: None, tmp_path: Path, monkeypatch):
+def test_same_bytes_in_worker_processes(cases, name: str, tmp_path: Path, monkeypatch):
     case = cases[name]
     monkeypatch.setenv("UIO2_BEAM_OPTIONS", "--direct_running_mode=multi_processing --direct_num_workers=2")
     assert run_stage(case.type, case.spec, tmp_path, raw=case.raw).shards() == case.built.shards()

@@ -47,15 +47,10 @@ class Done:
         return json.loads(self.stdout)
 
 
-def environment(*, bytecode: Path, settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a command: none of the user's settings, and compiled modules kept.
-
-    Where Python is told to keep no bytecode, every stage would compile TensorFlow's modules anew; they go to
-    `bytecode` then.
-    """
+def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a command: none of the user's settings, and compiled modules kept."""
     values = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
-    if values.pop("PYTHONDONTWRITEBYTECODE", None):
-        values["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    values.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**values, "PYTHONPATH": str(REPOSITORY), **(settings or {})}
 
 
@@ -71,7 +66,7 @@ class Commands:
         process = subprocess.Popen(
             [sys.executable, "-m", "uio2", *arguments, "--store", str(store)],
             cwd=REPOSITORY,
-            env=environment(bytecode=self.root / "bytecode", settings=settings),
+            env=environment(settings),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

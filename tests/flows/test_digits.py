@@ -151,6 +151,24 @@ def test_mlflow_asks_the_champion_and_gets_what_predict_wrote(tiny_store, tmp_pa
     assert all(len(box) == 4 for answer in answers for box in answer["boxes"])
 
 
+def test_a_suite_judges_a_registered_model_and_its_gate_decides_the_exit_status(tiny_store, commands):
+    suite = ("evaluate", "--gin_file=configs/evaluate/refexp.gin", "--checkpoint", "digits@1", "--limit", "6")
+    settings = ("--gin.MISSING_DATA='leave_out'", "--gin.TEXT_INPUTS=20", "--json")
+    gate = "--gin.MIN_VALUE={'refexp/acc': 0.99}"  # out of reach after twelve steps
+    held = commands.run(*suite, *settings, gate, store=tiny_store.root)
+    assert held.status == 1, held.stderr
+    assert "refexp/acc" in held.stderr.splitlines()[-1]
+    free = commands.run(*suite, *settings, "--gin.MIN_MARGIN={}", store=tiny_store.root)
+    assert free.status == 0, free.stderr
+    found = free.json()
+    assert found["gate"] is None or found["gate"]["passed"]
+    assert found["metrics"]["refexp/acc"]["n"] == 6
+    assert Path(found["report"]).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert {name for name, stage in found["stages"].items() if not stage["reused"]} <= {"gate"}
+    _, predicted = tiny_store.newest("evaluate/predict")
+    assert len(read_task(predicted, task="refcoco_unc").rows) == 6
+
+
 def test_prefect_has_the_flow_and_its_tasks_in_order(tiny_store):
     with sqlite3.connect(tiny_store.root / "prefect" / "prefect.db") as rows:
         assert rows.execute("select state_type from flow_run").fetchall() == [("COMPLETED",)]
@@ -172,7 +190,7 @@ def test_lineage_reaches_the_raw_files_and_every_digest_holds(tiny_run, commands
     assert len(list((raw / "images" / "train2017").glob("*.jpg"))) == 64
 
 
-def test_a_second_run_starts_nothing_and_imports_nothing_heavy(tiny_run, tiny_store, shared):
+def test_a_second_run_starts_nothing_and_imports_nothing_heavy(tiny_run, tiny_store):
     attempts = sorted((tiny_store.root / "logs").rglob("*.log"))
     probe = (
         "import sys, time\n"
@@ -185,7 +203,7 @@ def test_a_second_run_starts_nothing_and_imports_nothing_heavy(tiny_run, tiny_st
     done = subprocess.run(
         [sys.executable, "-c", probe],
         cwd=REPOSITORY,
-        env=environment(bytecode=shared / "bytecode"),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=120,

@@ -40,7 +40,7 @@ class Up:
 
     def prefect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The real command line; it finds the server through the store alone."""
-        values = environment(bytecode=self.commands.root / "bytecode", settings={"UIO2_HOME": str(self.store)})
+        values = environment({"UIO2_HOME": str(self.store)})
         return subprocess.run(
             [PREFECT, *arguments], cwd=REPOSITORY, env=values, capture_output=True, text=True, timeout=120
         )

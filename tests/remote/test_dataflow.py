@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import importlib.metadata
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from beam_jobs import dataflow
+from beam_jobs.request import running_on
 from beam_jobs.runner import WORK
 from beam_jobs.specs import BUILD_COCO, IMPORT_RAW, CocoSpec, ImportSpec
 from tests.beam_jobs.conftest import FIXTURE, Built, run_stage
@@ -112,6 +114,13 @@ def test_the_request_for_a_job_names_its_steps_packages_and_options(stores: Stor
     assert options["temp_location"].startswith("gs://lab/jobs/beam-temp/uio2-coco-all-")
     assert {"Read", "Join", "Assemble", "Limit", "GroupByShard", "WriteShards", "SaveLetters"} <= _steps(options)
     _check_wheel(pool["packages"], tmp_path)
+
+    monkeypatch.delenv(WORK)
+    with running_on("", out=f"{stores.gs}/sets/coco/"), pytest.raises(Exception, match="Dataflow pipeline failed"):
+        run_stage(BUILD_COCO, SPEC, tmp_path / "coco", raw=raw)
+    assert WORK not in os.environ
+    beside = {o["key"]: o["value"] for o in jobs[1][1]["environment"]["sdkPipelineOptions"]["display_data"]}
+    assert beside["temp_location"].startswith("gs://lab/sets/coco-work/beam-temp/")
 
 
 def _steps(options: dict[str, Any]) -> set[str]:
