@@ -35,7 +35,7 @@ def tiny_run(commands: Commands) -> Done:
     """One undisturbed run of the digits, as a Prefect flow."""
 
     def make() -> dict:
-        return asdict(commands.run("run", *DIGITS, "--json", store=commands.root / "digits"))
+        return asdict(commands.run("run", *DIGITS, "--strict", "--json", store=commands.root / "digits"))
 
     done = Done(**commands.once("digits", make))  # a failure is kept as well, not tried again by every test
     assert done.status == 0, done.stderr

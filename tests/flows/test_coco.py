@@ -19,7 +19,8 @@ FIELDS = {"value", "low", "high", "baseline", "n"}
 def run_coco(commands: Commands, store: Path, folders: dict[str, Path]) -> Done:
     """The whole pipeline over source folders; MLflow is the digits' matter."""
     options = [word for key, path in folders.items() for word in (f"--{key}", str(path))]
-    done = commands.run("run", *COCO, *options, "--no-prefect", "--json", store=store, settings={"UIO2_MLFLOW": "off"})
+    how = ("--strict", "--no-prefect", "--json")
+    done = commands.run("run", *COCO, *options, *how, store=store, settings={"UIO2_MLFLOW": "off"})
     assert done.status == 0, done.stderr
     return done
 

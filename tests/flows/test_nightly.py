@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import anyio
@@ -48,8 +49,8 @@ class Nights:
         (schedule,) = up.api(f"/deployments/{self.id}")["schedules"]
         self.schedule = {key: schedule["schedule"][key] for key in ("cron", "timezone")}
 
-    def pass_one(self, number: int) -> str:
-        """Lets the clock go over the night of this number; returns the log of its run, which must complete."""
+    def pass_one(self, number: int, *, says: str) -> None:
+        """Lets the clock go over the night of this number; its run must complete and say that."""
         parameters = {**self.parameters, "gin": [*RECIPE, f"STEPS={STEPS[number]}"]}
         self.up.api(f"/deployments/{self.id}", {"parameters": parameters}, method="PATCH")
         evening = FIRST + datetime.timedelta(days=number)
@@ -58,10 +59,15 @@ class Nights:
         state = {"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}}
         run = self.up.api(f"/deployments/{self.id}/create_flow_run", {"state": state})
         self.up.wait_state(run["id"], "Completed", "Failed", "Crashed", seconds=480)
-        logs = self.up.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
-        text = "\n".join(line["message"] for line in logs)
+        deadline = time.monotonic() + 30  # the last lines arrive after the state
+        while True:
+            logs = self.up.api("/logs/filter", {"logs": {"flow_run_id": {"any_": [run["id"]]}}})
+            text = "\n".join(line["message"] for line in logs)
+            if says in text or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
         assert self.up.state(run["id"]) == "Completed", text
-        return text
+        assert says in text
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +99,13 @@ def test_the_champion_of_the_second_night_was_made_from_the_new_data(commands: C
     deployment, data = nights
     store = Store(deployment.up.store)
     shutil.copytree(raws[0], data, dirs_exist_ok=True)
-    assert "starts from digits/train: there is no champion yet" in deployment.pass_one(1)
+    deployment.pass_one(1, says="starts from digits/train: there is no champion yet")
     first = registry.find_version(store, MODEL, "champion")
     assert first is not None
     assert first.number == 1
 
     shutil.copytree(raws[1], data, dirs_exist_ok=True)
-    assert "starts from refexp@1, the champion" in deployment.pass_one(2)
+    deployment.pass_one(2, says="starts from refexp@1, the champion")
     champion = registry.find_version(store, MODEL, "champion")
     decision = json.loads((store.newest("refexp-nightly/promote")[1] / "model.json").read_text())
     improved = next(check for check in decision["checks"] if check["kind"] == "improve")
@@ -116,6 +122,6 @@ def test_the_champion_of_the_second_night_was_made_from_the_new_data(commands: C
     assert len({digest for name, digest in read if name == "datasets/build-refcoco"}) == 2
 
     before = len(list(store.records()))
-    assert "nothing new: decided in the night that started from refexp-nightly/train" in deployment.pass_one(3)
+    deployment.pass_one(3, says="nothing new: decided in the night that started from refexp-nightly/train")
     assert len(list(store.records())) == before
     assert registry.find_version(store, MODEL, "champion") == champion

@@ -26,6 +26,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.tracking import MlflowClient  # noqa: E402
 
 from uio2.pipeline.artifact import RECORD  # noqa: E402
+from uio2.pipeline.mlflow_database import database_uri, make_database  # noqa: E402
 from uio2.pipeline.mlflow_models import RegisteredModels  # noqa: E402
 from uio2.pipeline.mlflow_parents import ParentRuns  # noqa: E402
 from uio2.pipeline.spool import Attempt, Spool  # noqa: E402
@@ -47,6 +48,8 @@ class MlflowRuns:
         self._places: dict[str, tuple[str, str]] = {}  # attempt id -> experiment id, run id
         self._spool = Spool(store)
         self._experiments: dict[str, str] = {}
+        if uri == database_uri(store):
+            make_database(store)
         with locked(store, "mlflow-tables"):  # two processes making the tables at once would collide
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self._client.search_experiments(max_results=1)

@@ -18,6 +18,7 @@ import urllib.request
 from pathlib import Path
 
 from uio2.pipeline.guard import __name__ as guard_module
+from uio2.pipeline.mlflow_database import database_uri
 from uio2.pipeline.process import PACKAGE_ROOT
 from uio2.pipeline.stage import StageError
 from uio2.pipeline.store import Store, write_json
@@ -184,7 +185,10 @@ def _command(store: Store, name: str, port: int) -> list[str]:
         raise StageError("UIO2_MLFLOW=off: tracking is turned off, so there is no MLflow page; unset it")
     location = store.folder("mlflow-artifacts").as_uri()
     options = ["--backend-store-uri", uri, "--default-artifact-root", location, "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "server", *options, "--host", HOST, "--port", str(port)]
+    server = [sys.executable, "-m", "mlflow", "server", *options, "--host", HOST, "--port", str(port)]
+    if uri != database_uri(store):
+        return server
+    return [sys.executable, "-m", "uio2.pipeline.mlflow_database", str(store.root), *server]
 
 
 def _launch(

@@ -18,6 +18,7 @@ from typing import Any
 
 from uio2.pipeline import accounts, registry
 from uio2.pipeline.console import Console
+from uio2.pipeline.mlflow_database import database_uri
 from uio2.pipeline.spool import Attempt, Entry, Spool
 from uio2.pipeline.store import Store, locked
 
@@ -51,7 +52,7 @@ def tracking_uri(store: Store) -> str:
     setting = os.environ.get(SETTING, "")
     if setting.lower() in ("off", "0", "none"):
         return ""
-    return setting or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{store.root / 'mlflow.db'}"
+    return setting or os.environ.get("MLFLOW_TRACKING_URI", "") or database_uri(store)
 
 
 def unmirrored(store: Store) -> bool:
