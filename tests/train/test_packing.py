@@ -41,6 +41,7 @@ def test_training_on_packed_rows_learns_and_drops_nothing(mixture_inputs, tmp_pa
     assert stats["examples"] == pytest.approx(24 * 4 * stats["packing/examples_per_row"], rel=0.02)
 
 
+@pytest.mark.long
 def test_packed_and_unpacked_examples_have_the_same_loss(mixture_inputs):
     mixture = _mixture(mixture_inputs)
     packing = PackingSpec("best_fit", encoder=192, decoder={"text": 80}, window_rows=4, groups=2)
